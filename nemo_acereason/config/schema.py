@@ -1,0 +1,184 @@
+"""Every setting of a plan, one dataclass per component, each default on its field with the reason beside it.
+
+Nothing here reads files or computes: :mod:`nemo_acereason.config.load` builds these from YAML and the command line.
+``[A 3.1]`` and the like name sections of AceReason-Nemotron (arXiv 2505.16400), ``[B]`` its 1.1 (arXiv 2506.13284),
+``[C]`` Nemotron-Cascade (arXiv 2512.13607).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nemo_acereason.config.fields import setting
+
+
+@dataclass
+class ModelConfig:
+    """The policy: a Hugging Face directory, or an architecture to start from nothing."""
+
+    path: str = setting("", "Hugging Face directory (config.json, safetensors, tokenizer); empty: random weights of `hf_config`")
+    hf_config: dict[str, Any] = setting(factory=dict, help="config.json keys of a model started from nothing; only with an empty path")
+    tokenizer: str = setting("", "tokenizer directory; empty: the model's own; `bytes`: one token per byte, made on the spot")
+    initializer_range: float = setting(0.02, "standard deviation of random weights", above=0.0)
+
+
+@dataclass
+class PromptFormat:
+    """How a problem becomes the text that the policy sees."""
+
+    template: str = setting("chat", "`chat`: the tokenizer's own chat template; `plain`: the three texts below, joined", choices=("chat", "plain"))
+    system: str = setting("", "system message; empty: none, also where the tokenizer's template would add its own")
+    instruction: str = setting("", "appended to the problem, as it stands (begin it with a blank or a new line)")
+    response_prefix: str = setting("", "how the response is opened, e.g. `<think>\\n` [A A.1]; part of the prompt, not of the loss")
+    user_prefix: str = setting("", "plain template only: before the problem")
+    user_suffix: str = setting("", "plain template only: after problem and instruction")
+
+
+@dataclass
+class DataConfig:
+    """Where rows come from and which of their columns mean what."""
+
+    source: str = setting("", "a .json, .jsonl or .parquet file, `hf:NAME` for a Hugging Face data set, or `module:function` that yields rows")
+    split: str = setting("train", "split of a Hugging Face data set")
+    options: dict[str, Any] = setting(factory=dict, help="keyword arguments of a `module:function` source")
+    problem: str = setting("problem", "column with the problem's text")
+    reference: str = setting("answer", "column with what the reward compares with")
+    response: str = setting("response", "column with the worked response (SFT only)")
+    prompt_id: str = setting("", "column with a stable id; empty: source name and row number")
+    limit: int = setting(0, "use only the first rows; 0: all", at_least=0)
+    shuffle: bool = setting(True, "a new order every epoch, drawn from the run's seed; off: the file's order")
+
+
+@dataclass
+class RewardConfig:
+    """The verifier: a function named by its import path, so a user's own works the same way."""
+
+    function: str = setting("nemo_acereason.rewards.math:math_reward", "`module:function`, called as function(prompt, sample, **options)")
+    options: dict[str, Any] = setting(factory=dict, help="keyword arguments of the function")
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW; papers give only the learning rate, the rest is their framework's default [A 3.2.2; reference 1.2]."""
+
+    learning_rate: float = setting(1e-6, "math stages of 1.0 [A 3.2.2]", above=0.0)
+    schedule: str = setting("constant", "course of the learning rate after warm-up", choices=("constant", "cosine", "linear"))
+    warmup_steps: int = setting(0, "linear warm-up", at_least=0)
+    min_learning_rate: float = setting(0.0, "where cosine and linear end", at_least=0.0)
+    beta1: float = setting(0.9, "", at_least=0.0, at_most=1.0)
+    beta2: float = setting(0.999, "framework default; Cascade uses 0.95 [C App. D]", at_least=0.0, at_most=1.0)
+    epsilon: float = setting(1e-8, "", above=0.0)
+    weight_decay: float = setting(0.01, "framework default, not confirmed for the papers", at_least=0.0)
+    clip_grad_norm: float = setting(1.0, "framework default; 0: no clipping", at_least=0.0)
+
+
+@dataclass
+class TrainerConfig:
+    """Megatron-core: layout, precision, packing."""
+
+    tensor_parallel: int = setting(1, "processes that share each layer", at_least=1)
+    pipeline_parallel: int = setting(1, "processes that share the stack of layers", at_least=1)
+    data_parallel: int = setting(1, "copies of the model, each on its share of the batch", at_least=1)
+    dtype: str = setting("bfloat16", "of weights and activations; optimizer and gradients stay float32", choices=("bfloat16", "float32"))
+    row_tokens: int = setting(0, "tokens of one packed row; 0: just what the stage's longest sequence needs", at_least=0)
+    rows_per_microbatch: int = setting(1, "packed rows computed at once", at_least=1)
+    distributed_optimizer: bool = setting(True, "optimizer state spread over the data-parallel processes")
+    recompute: str = setting("none", "activations computed again in the backward pass", choices=("none", "selective", "full"))
+
+
+@dataclass
+class RolloutConfig:
+    """The engine that draws responses, in a process of its own."""
+
+    engine: str = setting("vllm", "`vllm`, `scripted`, or `module:function` returning a RolloutEngine")
+    options: dict[str, Any] = setting(factory=dict, help="keyword arguments of a scripted or user's engine")
+    tensor_parallel: int = setting(1, "processes of one engine", at_least=1)
+    dtype: str = setting("auto", "of the engine's weights; auto: the trainer's", choices=("auto", "bfloat16", "float32"))
+    max_num_seqs: int = setting(256, "sequences decoded at once", at_least=1)
+    kv_cache_gib: float = setting(1.0, "memory for keys and values on CPU; a GPU takes gpu_memory_utilization", above=0.0, unit="GiB")
+    gpu_memory_utilization: float = setting(0.85, "share of a GPU's memory the engine may take", above=0.0, at_most=1.0)
+    enforce_eager: bool = setting(False, "no graph capture: quicker start, slower decoding (CPU never captures)")
+    num_threads: int = setting(0, "CPU threads of the engine; 0: all cores", at_least=0)
+    timeout_s: float = setting(1800.0, "longest silence of the engine before the run stops", above=0.0, unit="s")
+
+
+@dataclass
+class EvalConfig:
+    """A held-out set that is sampled before the first stage and after each one."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    num_samples: int = setting(8, "k of avg@k and pass@k", at_least=1)
+    max_response_tokens: int = setting(0, "0: the longest of any stage", at_least=0)
+    temperature: float = setting(0.6, "evaluation temperature of both papers [A 4.1]", at_least=0.0)
+    top_p: float = setting(0.95, "[A 4.1]", above=0.0, at_most=1.0)
+
+
+@dataclass
+class StageConfig:
+    """What every stage has, whatever it trains with."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    num_steps: int = setting(1, "optimizer steps of the stage", at_least=0)
+    max_response_tokens: int = setting(1024, "longest response", at_least=1)
+    max_prompt_tokens: int = setting(1024, "longer prompts are left out and counted (the papers do not say)", at_least=1)
+    evaluate: bool = setting(True, "evaluate at the stage's end")
+
+
+@dataclass
+class SftStage(StageConfig):
+    """Supervised fine-tuning on worked responses: the cold start of 1.1 [B 3]."""
+
+    sequences_per_step: int = setting(256, "global batch (nearest published value [C Table 14])", at_least=1)
+
+
+@dataclass
+class GrpoStage(StageConfig):
+    """Strictly on-policy GRPO: one optimizer step per rollout batch [A 3.1]."""
+
+    domain: str = setting("math", "reported with the metrics")
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    prompts_per_step: int = setting(128, "[A 3.2.2]", at_least=1)
+    num_samples: int = setting(8, "G; 8 at 8K, 16 at every other length [A 3.2.2]", at_least=2)
+    temperature: float = setting(1.0, "1.0 does not state its math temperature; 0.85 did best in 1.1 [B]", above=0.0)
+    top_p: float = setting(1.0, "not stated; 1 keeps sampled log-probs those of the whole softmax", above=0.0, at_most=1.0)
+    loss_normalization: str = setting("group", "`group`: token mean of each group, averaged over groups [A eq. 1]; `step`: over all tokens of the step", choices=("group", "step"))
+    advantage: str = setting("nemo_acereason.algorithm.advantage:group_normalized", "`module:function` from rewards [P, G] and mask [P, G] to advantages [P, G]")
+    overlong_filter: bool = setting(False, "leave unfinished samples out of the loss [B: on at 8K, off at 32K]")
+    max_token_prob_error: float = setting(1e-3, "the run stops when the mean |sampler - trainer| log-prob of a step is larger", above=0.0, unit="nats")
+
+
+@dataclass
+class CheckpointConfig:
+    """What survives a kill."""
+
+    every_steps: int = setting(50, "0: only at the end of each stage", at_least=0)
+    keep_last: int = setting(2, "older ones are removed; the end of each stage always stays", at_least=1)
+
+
+@dataclass
+class LogConfig:
+    """Where metrics go besides RUN/metrics.jsonl and RUN/tensorboard."""
+
+    loggers: list[str] = setting(factory=list, help="further Lightning loggers: `wandb`, `mlflow`, `csv`, or `module:Class`")
+    logger_options: dict[str, Any] = setting(factory=dict, help="keyword arguments by logger name")
+    samples_per_step: int = setting(4, "responses kept per step for a person to read", at_least=0)
+
+
+@dataclass
+class Plan:
+    """A whole recipe: what runs, in which order, on what."""
+
+    name: str = setting("", "the recipe's name")
+    description: str = setting("", "one line")
+    seed: int = setting(1, "of weights, data order and sampling", at_least=0)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptFormat = field(default_factory=PromptFormat)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evaluations: dict[str, EvalConfig] = setting(factory=dict, help="held-out sets by name")
+    stages: dict[str, StageConfig] = setting(factory=dict, help="by name, in the order they run")
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)

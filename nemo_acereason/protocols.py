@@ -1,0 +1,139 @@
+"""What a loop asks of each party. Rows 4 and below implement these; loops and evaluation know nothing else of them.
+
+Every trainer rank runs the same loop. The engine belongs to one rank, its *leader*: on the others there is no engine
+object, and what the leader draws reaches them by broadcast (:func:`nemo_acereason.parallel.collectives.on_leader`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nemo_acereason.records import Prompt, Receipt, Sample, Sampling, Score, StepMetrics, TrainRow
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PromptSource(Protocol):
+    """A stream of prompts whose position can be stored and restored."""
+
+    def take(self, count: int) -> list[Prompt]:
+        """The next ``count`` prompts; goes on into the next epoch where one ends."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON from which :meth:`restore` goes on with the very next prompt."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to a stored position."""
+
+
+class RolloutEngine(Protocol):
+    """Draws responses with the weights it was last given."""
+
+    @property
+    def version(self) -> int:
+        """Refits received; 0: the weights it started with."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, int, Sample]]:
+        """Yield ``(prompt index, sample index, sample)`` as each response finishes.
+
+        Args:
+            seeds: one per prompt; sample ``i`` of prompt ``p`` is drawn with ``seeds[p] + i``.
+        Raises:
+            EngineError: the engine died or went silent.
+        """
+
+    def receive_weights(self, manifest: Mapping[str, Any]) -> Receipt:
+        """Take the weights a link has laid ready, drop cached prefixes, and say what arrived.
+
+        Raises:
+            WeightSyncError: a tensor is missing, doubled or of the wrong shape.
+        """
+
+    def peak_memory_bytes(self) -> int:
+        """Highest resident (CPU) or device (GPU) memory so far, of all its processes."""
+
+    def close(self) -> None:
+        """End its processes; safe to call twice."""
+
+
+class TokenLoss(Protocol):
+    """The loss of one row's tokens, already weighted so that a step's rows add up to the step's loss."""
+
+    def __call__(
+        self, logp_T: torch.Tensor, entropy_T: torch.Tensor, row: TrainRow
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Scalar to back-propagate, and metrics as scalars that add up over rows and ranks.
+
+        A metric named ``max_*`` is combined by maximum instead.
+        """
+
+
+class PolicyTrainer(Protocol):
+    """The policy in training, spread over the trainer ranks. Every method is called by all ranks together."""
+
+    @property
+    def step_count(self) -> int:
+        """Optimizer steps taken so far, over all stages."""
+
+    def step(
+        self, rows: Sequence[TrainRow], loss: TokenLoss, *, temperature: float, learning_rate: float
+    ) -> StepMetrics:
+        """One forward and backward pass over ``rows`` (the whole step's, on every rank) and one optimizer step."""
+
+    def hf_shards(self) -> Iterator[tuple[str, tuple[slice, ...], torch.Tensor]]:
+        """This rank's share of the model: HF name, where it lies in that tensor, and the values.
+
+        Over all ranks every element of every HF tensor comes exactly once.
+        """
+
+    def hf_tensors(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every HF tensor of the model, in checkpoint order, the same on all ranks."""
+
+    def save(self, directory: Path) -> None:
+        """Write model and optimizer, sharded; ``directory`` is new and becomes visible by a rename elsewhere."""
+
+    def load(self, directory: Path) -> None:
+        """Read what :meth:`save` wrote, also under another layout."""
+
+    def peak_memory_bytes(self) -> int:
+        """Highest resident (CPU) or device (GPU) memory of this rank so far."""
+
+
+class WeightLink(Protocol):
+    """Moves the trainer's weights into the engine. Hides transport and placement.
+
+    Phases: every rank lays its shards ready (owner: the rank) -> barrier -> the leader's engine takes them (owner:
+    the engine) -> the receipt is compared with what was sent and told to all ranks (owner: the leader).
+    """
+
+    def push(self, trainer: PolicyTrainer, engine: RolloutEngine | None) -> Receipt:
+        """Called by all ranks; ``engine`` is None on every rank but the leader.
+
+        Raises:
+            WeightSyncError: the engine did not take every tensor exactly once; the same error on every rank.
+        """
+
+    def close(self) -> None:
+        """Free the buffers."""
+
+
+Reward = Callable[..., Score | float | bool]
+"""A verifier: ``reward(prompt, sample, **options)``; a bare number or bool is taken as the reward itself."""
+
+
+class Scorer(Protocol):
+    """Judges samples as they finish, away from the loop's thread."""
+
+    def submit(self, prompt: Prompt, sample: Sample, key: tuple[int, int]) -> None:
+        """Begin to judge; returns at once. ``key`` is any pair that is not under way already."""
+
+    def collect(self) -> dict[tuple[int, int], Score]:
+        """Wait for everything submitted since the last call and return it by key."""
+
+    def close(self) -> None:
+        """End its workers; safe to call twice."""
