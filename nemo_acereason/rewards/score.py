@@ -1,0 +1,56 @@
+"""From what a reward function returned to scores, and from scores to the numbers the algorithm takes.
+
+Pure functions on records; judges nothing itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from nemo_acereason.records import Score, Verdict
+
+
+def as_score(result: object, seconds: float = 0.0) -> Score:
+    """The return value of any reward function as a :class:`Score`.
+
+    A bool is correct or wrong. A number is the reward itself; it counts as correct from 1 upwards. A ``Score`` that
+    states no time gets ``seconds``.
+
+    >>> as_score(True).verdict, as_score(0.25).reward
+    (<Verdict.CORRECT: 'correct'>, 0.25)
+
+    Raises:
+        TypeError: something that is neither Score, number nor bool.
+        ValueError: a number that is not finite.
+    """
+    if isinstance(result, Score):
+        return result if result.seconds else Score(result.verdict, result.reward, seconds, result.detail)
+    if isinstance(result, bool):
+        return Score.of(Verdict.CORRECT if result else Verdict.WRONG, seconds)
+    if isinstance(result, int | float):
+        if not math.isfinite(result):
+            raise ValueError(f"reward function returned {result}; it must return a finite number, a bool or a Score")
+        return Score(Verdict.CORRECT if result >= 1.0 else Verdict.WRONG, float(result), seconds)
+    raise TypeError(f"reward function returned {type(result).__name__}; it must return a Score, a number or a bool")
+
+
+def mask_infrastructure(scores_PG: Sequence[Sequence[Score]]) -> tuple[list[list[float]], list[list[bool]]]:
+    """Rewards and which of them count: what our own failures left unjudged is masked, never scored 0.
+
+    Returns:
+        ``(reward_PG, valid_PG)``, shaped as the scores; a masked place holds reward 0.0 and False.
+    """
+    valid_PG = [[score.verdict is not Verdict.INFRASTRUCTURE for score in group] for group in scores_PG]
+    reward_PG = [
+        [score.reward if valid else 0.0 for score, valid in zip(group, row, strict=True)]
+        for group, row in zip(scores_PG, valid_PG, strict=True)
+    ]
+    return reward_PG, valid_PG
+
+
+def count_verdicts(scores_PG: Sequence[Sequence[Score]]) -> dict[str, int]:
+    """How often each verdict was given, every verdict named, so that a metric is never absent."""
+    counts = Counter(score.verdict for group in scores_PG for score in group)
+    return {f"verdict_{verdict.value}": counts[verdict] for verdict in Verdict}
