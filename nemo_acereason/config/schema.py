@@ -17,9 +17,15 @@ from nemo_acereason.config.fields import setting
 class ModelConfig:
     """The policy: a Hugging Face directory, or an architecture to start from nothing."""
 
-    path: str = setting("", "Hugging Face directory (config.json, safetensors, tokenizer); empty: random weights of `hf_config`")
-    hf_config: dict[str, Any] = setting(factory=dict, help="config.json keys of a model started from nothing; only with an empty path")
-    tokenizer: str = setting("", "tokenizer directory; empty: the model's own; `bytes`: one token per byte, made on the spot")
+    path: str = setting(
+        "", "Hugging Face directory (config.json, safetensors, tokenizer); empty: random weights of `hf_config`"
+    )
+    hf_config: dict[str, Any] = setting(
+        factory=dict, help="config.json keys of a model started from nothing; only with an empty path"
+    )
+    tokenizer: str = setting(
+        "", "tokenizer directory; empty: the model's own; `bytes`: one token per byte, made on the spot"
+    )
     initializer_range: float = setting(0.02, "standard deviation of random weights", above=0.0)
 
 
@@ -27,10 +33,16 @@ class ModelConfig:
 class PromptFormat:
     """How a problem becomes the text that the policy sees."""
 
-    template: str = setting("chat", "`chat`: the tokenizer's own chat template; `plain`: the three texts below, joined", choices=("chat", "plain"))
+    template: str = setting(
+        "chat",
+        "`chat`: the tokenizer's own chat template; `plain`: the three texts below, joined",
+        choices=("chat", "plain"),
+    )
     system: str = setting("", "system message; empty: none, also where the tokenizer's template would add its own")
     instruction: str = setting("", "appended to the problem, as it stands (begin it with a blank or a new line)")
-    response_prefix: str = setting("", "how the response is opened, e.g. `<think>\\n` [A A.1]; part of the prompt, not of the loss")
+    response_prefix: str = setting(
+        "", "how the response is opened, e.g. `<think>\\n` [A A.1]; part of the prompt, not of the loss"
+    )
     user_prefix: str = setting("", "plain template only: before the problem")
     user_suffix: str = setting("", "plain template only: after problem and instruction")
 
@@ -39,7 +51,10 @@ class PromptFormat:
 class DataConfig:
     """Where rows come from and which of their columns mean what."""
 
-    source: str = setting("", "a .json, .jsonl or .parquet file, `hf:NAME` for a Hugging Face data set, or `module:function` that yields rows")
+    source: str = setting(
+        "",
+        "a .json, .jsonl or .parquet file, `hf:NAME` for a Hugging Face data set, or `module:function` that yields rows",
+    )
     split: str = setting("train", "split of a Hugging Face data set")
     options: dict[str, Any] = setting(factory=dict, help="keyword arguments of a `module:function` source")
     problem: str = setting("problem", "column with the problem's text")
@@ -54,7 +69,9 @@ class DataConfig:
 class RewardConfig:
     """The verifier: a function named by its import path, so a user's own works the same way."""
 
-    function: str = setting("nemo_acereason.rewards.math:math_reward", "`module:function`, called as function(prompt, sample, **options)")
+    function: str = setting(
+        "nemo_acereason.rewards.math:math_reward", "`module:function`, called as function(prompt, sample, **options)"
+    )
     options: dict[str, Any] = setting(factory=dict, help="keyword arguments of the function")
 
 
@@ -63,7 +80,9 @@ class OptimizerConfig:
     """AdamW; papers give only the learning rate, the rest is their framework's default [A 3.2.2; reference 1.2]."""
 
     learning_rate: float = setting(1e-6, "math stages of 1.0 [A 3.2.2]", above=0.0)
-    schedule: str = setting("constant", "course of the learning rate after warm-up", choices=("constant", "cosine", "linear"))
+    schedule: str = setting(
+        "constant", "course of the learning rate after warm-up", choices=("constant", "cosine", "linear")
+    )
     warmup_steps: int = setting(0, "linear warm-up", at_least=0)
     min_learning_rate: float = setting(0.0, "where cosine and linear end", at_least=0.0)
     beta1: float = setting(0.9, "", at_least=0.0, at_most=1.0)
@@ -80,11 +99,17 @@ class TrainerConfig:
     tensor_parallel: int = setting(1, "processes that share each layer", at_least=1)
     pipeline_parallel: int = setting(1, "processes that share the stack of layers", at_least=1)
     data_parallel: int = setting(1, "copies of the model, each on its share of the batch", at_least=1)
-    dtype: str = setting("bfloat16", "of weights and activations; optimizer and gradients stay float32", choices=("bfloat16", "float32"))
-    row_tokens: int = setting(0, "tokens of one packed row; 0: just what the stage's longest sequence needs", at_least=0)
+    dtype: str = setting(
+        "bfloat16", "of weights and activations; optimizer and gradients stay float32", choices=("bfloat16", "float32")
+    )
+    row_tokens: int = setting(
+        0, "tokens of one packed row; 0: just what the stage's longest sequence needs", at_least=0
+    )
     rows_per_microbatch: int = setting(1, "packed rows computed at once", at_least=1)
     distributed_optimizer: bool = setting(True, "optimizer state spread over the data-parallel processes")
-    recompute: str = setting("none", "activations computed again in the backward pass", choices=("none", "selective", "full"))
+    recompute: str = setting(
+        "none", "activations computed again in the backward pass", choices=("none", "selective", "full")
+    )
 
 
 @dataclass
@@ -94,9 +119,13 @@ class RolloutConfig:
     engine: str = setting("vllm", "`vllm`, `scripted`, or `module:function` returning a RolloutEngine")
     options: dict[str, Any] = setting(factory=dict, help="keyword arguments of a scripted or user's engine")
     tensor_parallel: int = setting(1, "processes of one engine", at_least=1)
-    dtype: str = setting("auto", "of the engine's weights; auto: the trainer's", choices=("auto", "bfloat16", "float32"))
+    dtype: str = setting(
+        "auto", "of the engine's weights; auto: the trainer's", choices=("auto", "bfloat16", "float32")
+    )
     max_num_seqs: int = setting(256, "sequences decoded at once", at_least=1)
-    kv_cache_gib: float = setting(1.0, "memory for keys and values on CPU; a GPU takes gpu_memory_utilization", above=0.0, unit="GiB")
+    kv_cache_gib: float = setting(
+        1.0, "memory for keys and values on CPU; a GPU takes gpu_memory_utilization", above=0.0, unit="GiB"
+    )
     gpu_memory_utilization: float = setting(0.85, "share of a GPU's memory the engine may take", above=0.0, at_most=1.0)
     enforce_eager: bool = setting(False, "no graph capture: quicker start, slower decoding (CPU never captures)")
     num_threads: int = setting(0, "CPU threads of the engine; 0: all cores", at_least=0)
@@ -123,7 +152,9 @@ class StageConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     num_steps: int = setting(1, "optimizer steps of the stage", at_least=0)
     max_response_tokens: int = setting(1024, "longest response", at_least=1)
-    max_prompt_tokens: int = setting(1024, "longer prompts are left out and counted (the papers do not say)", at_least=1)
+    max_prompt_tokens: int = setting(
+        1024, "longer prompts are left out and counted (the papers do not say)", at_least=1
+    )
     evaluate: bool = setting(True, "evaluate at the stage's end")
 
 
@@ -143,11 +174,22 @@ class GrpoStage(StageConfig):
     prompts_per_step: int = setting(128, "[A 3.2.2]", at_least=1)
     num_samples: int = setting(8, "G; 8 at 8K, 16 at every other length [A 3.2.2]", at_least=2)
     temperature: float = setting(1.0, "1.0 does not state its math temperature; 0.85 did best in 1.1 [B]", above=0.0)
-    top_p: float = setting(1.0, "not stated; 1 keeps sampled log-probs those of the whole softmax", above=0.0, at_most=1.0)
-    loss_normalization: str = setting("group", "`group`: token mean of each group, averaged over groups [A eq. 1]; `step`: over all tokens of the step", choices=("group", "step"))
-    advantage: str = setting("nemo_acereason.algorithm.advantage:group_normalized", "`module:function` from rewards [P, G] and mask [P, G] to advantages [P, G]")
+    top_p: float = setting(
+        1.0, "not stated; 1 keeps sampled log-probs those of the whole softmax", above=0.0, at_most=1.0
+    )
+    loss_normalization: str = setting(
+        "group",
+        "`group`: token mean of each group, averaged over groups [A eq. 1]; `step`: over all tokens of the step",
+        choices=("group", "step"),
+    )
+    advantage: str = setting(
+        "nemo_acereason.algorithm.advantage:group_normalized",
+        "`module:function` from rewards [P, G] and mask [P, G] to advantages [P, G]",
+    )
     overlong_filter: bool = setting(False, "leave unfinished samples out of the loss [B: on at 8K, off at 32K]")
-    max_token_prob_error: float = setting(1e-3, "the run stops when the mean |sampler - trainer| log-prob of a step is larger", above=0.0, unit="nats")
+    max_token_prob_error: float = setting(
+        1e-3, "the run stops when the mean |sampler - trainer| log-prob of a step is larger", above=0.0, unit="nats"
+    )
 
 
 @dataclass
@@ -162,7 +204,9 @@ class CheckpointConfig:
 class LogConfig:
     """Where metrics go besides RUN/metrics.jsonl and RUN/tensorboard."""
 
-    loggers: list[str] = setting(factory=list, help="further Lightning loggers: `wandb`, `mlflow`, `csv`, or `module:Class`")
+    loggers: list[str] = setting(
+        factory=list, help="further Lightning loggers: `wandb`, `mlflow`, `csv`, or `module:Class`"
+    )
     logger_options: dict[str, Any] = setting(factory=dict, help="keyword arguments by logger name")
     samples_per_step: int = setting(4, "responses kept per step for a person to read", at_least=0)
 

@@ -1,0 +1,1 @@
+"""YAML differences from the field defaults, shipped with the package."""

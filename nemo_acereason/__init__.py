@@ -1,0 +1,1 @@
+"""AceReason-Nemotron post-training, end to end, on Megatron-core and vLLM."""

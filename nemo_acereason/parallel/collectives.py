@@ -1,0 +1,50 @@
+"""Collectives of the loop, each with its process group as an argument.
+
+``on_leader`` is how work that only one rank can do (draw, judge, write) looks the same on every rank: it runs there,
+and its result or its exception reaches all. Tensors of the model never pass through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from nemo_acereason.errors import AceReasonError
+
+Result = TypeVar("Result")
+
+
+def on_leader(work: Callable[[], Result], group: dist.ProcessGroup | None = None, leader: int = 0) -> Result:
+    """Run ``work`` on one rank and return its result on all.
+
+    Args:
+        leader: global rank that runs it.
+    Raises:
+        The exception ``work`` raised, on every rank, so that none waits for another for ever.
+    """
+    if not dist.is_initialized() or dist.get_world_size(group) == 1:
+        return work()
+    outcome: list[tuple[Result | None, Exception | None]] = [(None, None)]
+    if dist.get_rank() == leader:
+        try:
+            outcome = [(work(), None)]
+        except AceReasonError as error:
+            outcome = [(None, error)]
+        except Exception as error:
+            # an unexpected exception may not survive pickling; its text does, and the leader keeps the traceback
+            broadcast_error = AceReasonError(f"{type(error).__name__} on rank {leader}: {error}")
+            dist.broadcast_object_list([(None, broadcast_error)], src=leader, group=group)
+            raise
+    dist.broadcast_object_list(outcome, src=leader, group=group)
+    result, failure = outcome[0]
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[return-value]
+
+
+def barrier(group: dist.ProcessGroup | None = None) -> None:
+    """Wait for every rank of the group; nothing to do in a world of one."""
+    if dist.is_initialized() and dist.get_world_size(group) > 1:
+        dist.barrier(group)

@@ -1,0 +1,1 @@
+"""The recipes: ordered stages, each names its settings. `acereason plan NAME` shows one."""
