@@ -1,0 +1,275 @@
+"""From a recipe's name to a checked plan: field defaults <- recipe <- YAML files <- ``key=value``.
+
+OmegaConf types every value; what it cannot do is here: the nearest name for an unknown key, one line for each mistake,
+and the class of each stage by its ``kind``. No engine is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_acereason.config.fields import check_bounds
+from nemo_acereason.config.schema import EvalConfig, GrpoStage, Plan, SftStage, StageConfig
+from nemo_acereason.errors import ConfigError
+
+STAGE_KINDS: dict[str, type[StageConfig]] = {"sft": SftStage, "grpo": GrpoStage}
+_NAMED_TABLES: dict[str, type] = {"evaluations": EvalConfig}
+"""Fields of the plan that are tables by name, and what each entry is; stages go by their ``kind``."""
+
+
+def load_plan(recipe: str, overrides: Sequence[str] = (), files: Iterable[str | Path] = ()) -> Plan:
+    """Build and check the plan of one recipe.
+
+    Args:
+        recipe: name of a shipped recipe; a ``.py`` file that defines ``recipe() -> Plan``; or a ``.yaml`` file whose
+            ``base`` names a recipe and whose other keys differ from it.
+        overrides: ``key=value`` with dotted keys, the value in YAML.
+        files: further YAML files of differences, applied in order before ``overrides``.
+    Raises:
+        ConfigError: names the key or value that is wrong, and the nearest right one.
+    """
+    plan = _named_recipe(recipe)
+    for file in files:
+        plan = merge(plan, read_yaml(file), where=str(file))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"{override!r} is not a setting; want key=value, e.g. trainer.tensor_parallel=2")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"{override!r}: the value is not YAML; quote it, e.g. {key}='\"...\"'") from None
+        plan = merge(plan, _nest(key.split("."), value), where="command line")
+    check_plan(plan)
+    return plan
+
+
+def merge(plan: Plan, differences: Mapping[str, Any], where: str) -> Plan:
+    """A new plan with ``differences`` (nested mappings) applied.
+
+    Raises:
+        ConfigError: an unknown key, with the nearest name; a value of the wrong type.
+    """
+    tables = {name: dict(getattr(plan, name)) for name in ("stages", *_NAMED_TABLES)}
+    plain = {key: value for key, value in differences.items() if key not in tables}
+    merged = _merge_into(dataclasses.replace(plan, **{name: {} for name in tables}), plain, "", where)
+    for table, entries in tables.items():
+        changes = differences.get(table) or {}
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"{where}: {table}={changes!r}; want names with settings below each")
+        for name, change in changes.items():
+            key = f"{table}.{name}"
+            if change is None:  # `stages.NAME: null` leaves an entry of the base recipe out
+                if name not in entries:
+                    raise ConfigError(_unknown(name, list(entries), table, where))
+                del entries[name]
+                continue
+            if not isinstance(change, Mapping):
+                raise ConfigError(f"{where}: {key}={change!r}; want settings below it, or null to leave it out")
+            if name not in entries:
+                entries[name] = _new_entry(table, name, change, list(entries), where)
+            entries[name] = _merge_into(entries[name], change, key, where)
+        setattr(merged, table, entries)
+    return merged
+
+
+def check_plan(plan: Plan) -> None:
+    """What can be said of a plan without reading a file or taking a process.
+
+    Raises:
+        ConfigError: the setting that cannot work and what would.
+    """
+    check_bounds(plan)
+    if not plan.stages:
+        raise ConfigError("the plan has no stages; add one under `stages`")
+    if bool(plan.model.path) == bool(plan.model.hf_config):
+        raise ConfigError("give model.path (a Hugging Face directory, or --model) or model.hf_config, one of the two")
+    if plan.model.hf_config and not plan.model.tokenizer:
+        raise ConfigError("model.hf_config needs model.tokenizer: a tokenizer directory, or `bytes`")
+    for name, stage in plan.stages.items():
+        if not stage.data.source:
+            raise ConfigError(f"stages.{name}.data.source is empty; give a data file (or --data FILE for all stages)")
+        if isinstance(stage, GrpoStage) and not stage.max_prompt_tokens:
+            raise ConfigError(f"stages.{name}.max_prompt_tokens=0; want at least 1")
+    for name, evaluation in plan.evaluations.items():
+        if not evaluation.data.source:
+            raise ConfigError(f"evaluations.{name}.data.source is empty; give a data file")
+
+
+def save_plan(plan: Plan, file: Path) -> None:
+    """Write the resolved plan as YAML that :func:`read_plan` reads back."""
+    file.write_text(plan_yaml(plan))
+
+
+def plan_yaml(plan: Plan) -> str:
+    """The resolved plan as YAML, every field present."""
+    return yaml.safe_dump(dataclasses.asdict(plan), sort_keys=False, width=120, allow_unicode=True)
+
+
+def read_plan(file: Path) -> Plan:
+    """A plan that :func:`save_plan` wrote."""
+    plan = merge(Plan(), read_yaml(file), where=str(file))
+    check_plan(plan)
+    return plan
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: missing, not YAML, or not a mapping.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"{file}: no such file; want a YAML file of settings")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: holds {type(content).__name__}; want `key: value` lines")
+    return content
+
+
+def shipped_conf(name: str) -> dict[str, Any]:
+    """A file of the package's ``conf/`` folder, by its path without ``.yaml``, e.g. ``model/tiny_qwen2``."""
+    package = importlib.import_module("nemo_acereason.conf")
+    return read_yaml(Path(package.__path__[0]) / f"{name}.yaml")
+
+
+def recipe_names() -> list[str]:
+    """Recipes that ship with the package."""
+    package = importlib.import_module("nemo_acereason.recipes")
+    return sorted(path.stem for path in Path(package.__path__[0]).glob("*.py") if not path.stem.startswith("_"))
+
+
+def import_function(spec: str, where: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names; a path ending in ``.py`` before the colon is loaded from that file.
+
+    Raises:
+        ConfigError: not of that form, no such module, no such function; ``where`` is the setting's key.
+    """
+    module_name, separator, function_name = spec.rpartition(":")
+    if not separator or not module_name or not function_name:
+        raise ConfigError(f"{where}={spec!r}; want module:function, or FILE.py:function")
+    try:
+        module = import_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{where}={spec!r}: cannot import {module_name} ({error})") from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        near = difflib.get_close_matches(function_name, dir(module), 1)
+        raise ConfigError(f"{where}={spec!r}: no function {function_name} there{_did_you_mean(near)}")
+    return typing.cast(Callable[..., Any], function)
+
+
+def import_file(file: str) -> Any:
+    """Import one Python file as a module of its own."""
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise ConfigError(f"{file}: no such file; want a Python file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _named_recipe(recipe: str) -> Plan:
+    if recipe.endswith((".yaml", ".yml")):
+        content = read_yaml(recipe)
+        base = content.pop("base", None)
+        if not isinstance(base, str):
+            raise ConfigError(f"{recipe}: no `base: NAME`; want the recipe that this file differs from")
+        return merge(_named_recipe(base), content, where=recipe)
+    if recipe.endswith(".py"):
+        return _call_recipe(import_file(recipe), recipe)
+    if recipe not in recipe_names():
+        near = difflib.get_close_matches(recipe, recipe_names(), 1)
+        shipped = ", ".join(recipe_names())
+        raise ConfigError(f"no recipe {recipe!r}{_did_you_mean(near)}; shipped: {shipped}; or give a .py or .yaml file")
+    return _call_recipe(importlib.import_module(f"nemo_acereason.recipes.{recipe}"), recipe)
+
+
+def _call_recipe(module: Any, name: str) -> Plan:
+    function = getattr(module, "recipe", None)
+    plan = function() if callable(function) else None
+    if not isinstance(plan, Plan):
+        raise ConfigError(f"{name}: want a function recipe() that returns a Plan")
+    if not plan.name:
+        plan.name = Path(name).stem
+    return plan
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def _new_entry(table: str, name: str, change: Mapping[str, Any], known: list[str], where: str) -> Any:
+    if table != "stages":
+        return _NAMED_TABLES[table]()
+    kind = change.get("kind")
+    if kind not in STAGE_KINDS:
+        hint = f"; a new stage needs kind: {' or '.join(STAGE_KINDS)}"
+        raise ConfigError(_unknown(name, known, table, where) + hint)
+    return STAGE_KINDS[kind]()
+
+
+def _merge_into(config: Any, change: Mapping[str, Any], prefix: str, where: str) -> Any:
+    """A copy of a config dataclass with nested differences applied and typed."""
+    _refuse_unknown(config, change, prefix, where)
+    node = OmegaConf.structured(config)
+    for key, value in change.items():
+        try:
+            # one key at a time, so that a message can name it
+            OmegaConf.update(node, key, value, merge=True)
+        except OmegaConfBaseException as error:
+            full_key = error.full_key or key
+            dotted = f"{prefix}.{full_key}" if prefix else full_key
+            raise ConfigError(f"{where}: {dotted}: {str(error.msg).splitlines()[0]}") from None
+    return OmegaConf.to_object(node)
+
+
+def _refuse_unknown(config: Any, change: Mapping[str, Any], prefix: str, where: str) -> None:
+    if not dataclasses.is_dataclass(config):
+        return  # a free table such as `options`
+    known = [field.name for field in dataclasses.fields(config)]
+    for key, value in change.items():
+        if key not in known:
+            raise ConfigError(_unknown(str(key), known, prefix, where))
+        current = getattr(config, key)
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            _refuse_unknown(current, value, dotted, where)
+        elif dataclasses.is_dataclass(current):
+            raise ConfigError(f"{where}: {dotted}={value!r}; want settings below it, e.g. {_example(dotted, current)}")
+
+
+def _example(prefix: str, config: Any) -> str:
+    field = dataclasses.fields(config)[0]
+    return f"{prefix}.{field.name}={getattr(config, field.name)!r}"
+
+
+def _unknown(key: str, known: list[str], prefix: str, where: str) -> str:
+    dotted = f"{prefix}.{key}" if prefix else key
+    near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    suggestion = _did_you_mean(near) if near else f"; want one of {', '.join(known)}"
+    return f"{where}: unknown setting {dotted}{suggestion}"
+
+
+def _did_you_mean(near: list[str]) -> str:
+    return f"; did you mean {near[0]}?" if near else ""
