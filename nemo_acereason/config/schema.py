@@ -62,6 +62,7 @@ class DataConfig:
     reference: str = setting("answer", "column with what the reward compares with")
     response: str = setting("response", "column with the worked response (SFT only)")
     prompt_id: str = setting("", "column with a stable id; empty: source name and row number")
+    skip_empty: bool = setting(False, "leave out rows where a wanted column is empty, instead of refusing the source")
     limit: int = setting(0, "use only the first rows; 0: all", at_least=0)
     shuffle: bool = setting(True, "a new order every epoch, drawn from the run's seed; off: the file's order")
 

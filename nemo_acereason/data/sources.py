@@ -1,0 +1,189 @@
+"""Rows from where a :class:`DataConfig` says: JSON, JSON lines, parquet, a Hugging Face data set, or a function.
+
+A row is a plain dict with the source's own column names; the config says which column means what, and every row is
+checked against that here, so later parts need not. Renders no prompt; leaves rows out or changes them only where the
+config asks for it (``limit``, ``skip_empty``, ``transform``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_acereason.config.schema import DataConfig
+from nemo_acereason.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+PROMPT_FIELDS = ("problem", "reference")
+"""What reinforcement learning and evaluation need of a row, as :class:`DataConfig` fields."""
+SFT_FIELDS = ("problem", "response")
+
+
+def load_rows(config: DataConfig, wanted: Sequence[str] = PROMPT_FIELDS) -> list[Row]:
+    """All rows of ``config.source``, in its order, transformed and checked.
+
+    Args:
+        wanted: :class:`DataConfig` fields (such as ``problem``) whose columns every row must fill.
+    Raises:
+        DataError: no such source, not readable, a wanted column missing or empty, no rows at all.
+    """
+    columns = [getattr(config, field) for field in wanted]
+    if config.prompt_id:
+        columns.append(config.prompt_id)
+    transform = _function(config.transform, "transform") if config.transform else None
+    rows: list[Row] = []
+    num_empty = 0
+    for where, row in itertools.islice(_located_rows(config), config.limit or None):
+        if transform is not None:
+            row = _transformed(transform, row, f"{where} after {config.transform}")
+        empty = _empty_column(row, columns, where)
+        if empty is None:
+            rows.append(row)
+        elif config.skip_empty:
+            num_empty += 1
+        else:
+            raise DataError(
+                f"{where}: column {empty!r} is empty ({json.dumps(row[empty])}); "
+                "fill it, or leave such rows out with data.skip_empty=true"
+            )
+    if num_empty:
+        _log.warning("%s: left out %d of %d rows with an empty column", config.source, num_empty, num_empty + len(rows))
+    if not rows:
+        raise DataError(f"{config.source}: no rows to use ({num_empty} with an empty column); want at least one")
+    return rows
+
+
+def row_id(config: DataConfig, row: Row, index: int) -> str:
+    """The row's stable id: its own, or the source's short name and the row's number from 0."""
+    if config.prompt_id:
+        return str(row[config.prompt_id])
+    name = Path(config.source).stem if _is_file(config.source) else config.source.rpartition(":")[2]
+    return f"{name}-{index}"
+
+
+def _is_file(source: str) -> bool:
+    return source.endswith((".json", ".jsonl", ".parquet"))
+
+
+def _located_rows(config: DataConfig) -> Iterator[tuple[str, Any]]:
+    """Each row with the words that lead a person to it."""
+    source = config.source
+    if not source:
+        raise DataError("data.source is empty; want a .json, .jsonl or .parquet file, hf:NAME or module:function")
+    if source.startswith("hf:"):
+        return _hugging_face_rows(config)
+    if _is_file(source):
+        path = Path(source)
+        if not path.is_file():
+            raise DataError(f"{source}: no such file; give an existing .json, .jsonl or .parquet file")
+        return _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+    if ":" in source:
+        return _generated_rows(config)
+    raise DataError(
+        f"{source}: unknown kind of source; want a .json, .jsonl or .parquet file, hf:NAME or module:function"
+    )
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """A list of objects, or an object per line; a ``.json`` file may be either."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} line {error.lineno}: not JSON ({error.msg})") from None
+        yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
+        return
+    # not splitlines(): it also cuts at U+2028 and the like, which JSON strings may hold
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"{path} line {number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path} line {number}: not JSON ({error.msg}); want one object per line") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not a readable parquet file ({_first_line(error)})") from None
+    yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _hugging_face_rows(config: DataConfig) -> Iterator[tuple[str, Any]]:
+    import datasets  # type: ignore[import-untyped]
+
+    name = config.source.removeprefix("hf:")
+    try:
+        rows = datasets.load_dataset(name, split=config.split, **config.options)
+    except Exception as error:  # the hub, the network, the file system and the set's own files all have their own
+        raise DataError(f"{config.source} split {config.split}: cannot be loaded ({_first_line(error)})") from None
+    yield from ((f"{config.source} row {number}", dict(row)) for number, row in enumerate(rows, 1))
+
+
+def _generated_rows(config: DataConfig) -> Iterator[tuple[str, Any]]:
+    function = _function(config.source, "source")
+    try:
+        rows: Iterable[Any] = function(**config.options)
+    except TypeError as error:
+        raise DataError(f"{config.source}: {error}; correct data.options={config.options}") from None
+    yield from ((f"{config.source} row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _function(name: str, key: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    if not attribute:
+        raise DataError(f"data.{key}={name}: want module:function")
+    try:
+        function = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"data.{key}={name}: {error}; want an importable module:function") from None
+    if not callable(function):
+        raise DataError(f"data.{key}={name}: is a {type(function).__name__}; want a function")
+    return function  # type: ignore[no-any-return]
+
+
+def _transformed(transform: Callable[..., Any], row: Any, where: str) -> Any:
+    try:
+        return transform(dict(row))
+    except Exception as error:  # a user's function: whatever it raises, the row is what the user has to look at
+        raise DataError(f"{where}: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _empty_column(row: Any, columns: Sequence[str], where: str) -> str | None:
+    """The first wanted column without a value.
+
+    Raises:
+        DataError: not an object, or without a wanted column.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: is a {type(row).__name__}; want an object with columns {', '.join(columns)}")
+    for column in columns:
+        if column not in row:
+            near = difflib.get_close_matches(column, row, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; name the right one in data"
+            raise DataError(f"{where}: no column {column!r}, found {', '.join(map(repr, row))}{hint}")
+        value = row[column]
+        if value is None or (isinstance(value, str) and not value.strip()) or value == []:
+            return column
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
