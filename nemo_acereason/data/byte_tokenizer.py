@@ -5,6 +5,7 @@ For models started from nothing. Token ``b`` is byte ``b`` for 0..255; the speci
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 PAD, IM_START, IM_END, THINK, END_THINK = "<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
@@ -43,7 +44,11 @@ def write_byte_tokenizer(directory: str | Path) -> Path:
     )
     assert len(tokenizer) == VOCAB_SIZE
     directory = Path(directory)
-    tokenizer.save_pretrained(directory)
+    tokenizer.save_pretrained(directory, save_jinja_files=False)
+    settings_file = directory / "tokenizer_config.json"
+    settings = json.loads(settings_file.read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5 writes a name that 4 does not know
+    settings_file.write_text(json.dumps(settings, indent=2) + "\n")
     return directory
 
 
