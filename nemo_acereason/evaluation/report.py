@@ -1,0 +1,314 @@
+"""``RUN/report.html``: one page that shows a run, opens from disk without a network, and needs nothing else.
+
+Gathers and formats; computes no result (:mod:`nemo_acereason.evaluation.summary`). Works on a run in progress. All
+text that came from data or a model reaches the page through the template's autoescape, or as JSON without ``<``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from nemo_acereason.evaluation.summary import build_summary
+from nemo_acereason.observe.jsonl import read_lines
+from nemo_acereason.observe.log import read_metrics
+
+NUM_SAMPLE_STEPS = 3  # per stage: its first, middle and last step that kept samples
+NUM_SAMPLES_PER_STEP = 4
+FOLD_CHARS = 600  # longer texts are folded, with this much shown
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What one plot shows; series that a run does not have are left out, and so is a plot without any."""
+
+    title: str
+    note: str
+    series: tuple[tuple[str, str], ...]
+    """(metric, name in the legend)."""
+    form: str = "line"
+    """``line``, ``bars`` (stacked) or ``shares`` (stacked, of 100%)."""
+    axis: str = "number"
+    """``number``, ``percent``, ``log`` or ``gib`` (bytes shown as GiB)."""
+    stage_kind: str = ""
+    """Only steps of stages of this kind; empty: all."""
+
+
+CHARTS = (
+    Chart("Reward", "mean over samples; share of prompts with a correct one", (("reward_mean", "reward"), ("pass_rate", "pass rate"))),
+    Chart(
+        "Verdicts",
+        "why responses got their reward",
+        tuple(
+            (f"verdict/{name}", name.replace("_", " "))
+            for name in (
+                "correct", "wrong", "no_answer", "unparseable", "unfinished",
+                "timeout", "memory", "output_limit", "crash", "forbidden",
+            )
+        ),
+        form="shares",
+    ),
+    Chart(
+        "Response length",
+        "tokens",
+        (("response_tokens_mean", "mean"), ("response_tokens_p95", "95th percentile"), ("response_tokens_max", "longest")),
+    ),
+    Chart(
+        "Clipped, and without signal",
+        "samples cut at the length limit; groups whose rewards are all equal",
+        (("clipped_share", "clipped"), ("no_signal_share", "no signal")),
+        axis="percent",
+    ),
+    Chart("Entropy", "nats per response token", (("entropy", "entropy"),)),
+    Chart("Gradient norm", "before clipping", (("grad_norm", "gradient norm"),)),
+    Chart(
+        "Sampler against trainer",
+        "how far the two disagree about the same tokens; logarithmic",
+        (("logp_error_max", "largest log-prob error"), ("token_prob_error", "mean probability error"), ("mismatch_kl", "KL")),
+        axis="log",
+    ),
+    Chart("Seconds by phase", "wall time of each step", (), form="bars"),
+    Chart("Tokens per second", "sampled (SFT: trained) tokens, over the whole step", (("tokens_per_s", "tokens/s"),)),
+    Chart("Loss, SFT", "nats per response token", (("loss", "loss"),), stage_kind="sft"),
+    Chart("Loss, RL", "its value says little on-policy: watch the reward", (("loss", "loss"),), stage_kind="grpo"),
+    Chart("Learning rate", "", (("learning_rate", "learning rate"),)),
+    Chart(
+        "Peak memory",
+        "GiB so far, by kind of process",
+        (
+            ("memory/trainer_bytes", "trainer"),
+            ("memory/engine_bytes", "engine"),
+            ("memory/reward_pool_bytes", "reward pool"),
+            ("memory/driver_bytes", "driver"),
+        ),
+        axis="gib",
+    ),
+)  # fmt: skip
+
+
+def write_report(run_dir: Path) -> Path:
+    """Make the page from the run's files and put it in place in one rename.
+
+    Raises:
+        DataError: ``run_dir`` holds no run.
+    """
+    run_dir = Path(run_dir)
+    summary = build_summary(run_dir)
+    rows, _ = read_metrics(run_dir)
+    page = _environment().get_template("report_template.html").render(
+        summary=summary,
+        headline=headline(summary),
+        stages=summary["stages"],
+        evaluations=_evaluation_table(summary),
+        samples=_chosen_samples(read_lines(run_dir / "samples.jsonl"), [stage["name"] for stage in summary["stages"]]),
+        last=rows[-1] if rows else {},
+        plan=(run_dir / "plan.yaml").read_text(encoding="utf-8"),
+        data=_json_for_script({"charts": _charts(rows, summary), "stages": _stage_spans(rows)}),
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 - a fixed file of the plotly package
+    )  # fmt: skip
+    path = run_dir / "report.html"
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(page, encoding="utf-8")
+    fresh.replace(path)
+    return path
+
+
+def headline(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Per held-out set, where avg@k stood at the SFT checkpoint (without one: at the start) and where it stands now.
+
+    Each entry: ``set``, ``metric`` (``avg@8``), ``start``, ``end``, ``gain`` (points of 100), ``origin`` (what the
+    start is), ``stderr`` (of the gain, points, from sampling); only ``start`` where nothing came after it.
+    """
+    stages = summary["stages"]
+    names = dict.fromkeys(name for stage in stages for name in stage["eval"])
+    entries = []
+    for name in names:
+        points: list[tuple[str, dict[str, Any]]] = []
+        for stage in stages:
+            scores = stage["eval"].get(name, {})
+            if scores.get("before") and not points:
+                points.append(("the start", scores["before"]))
+            if scores.get("after"):
+                points.append(("the SFT checkpoint" if stage["kind"] == "sft" else stage["name"], scores["after"]))
+        if not points:
+            continue
+        last_sft = max((i for i, (origin, _) in enumerate(points) if origin == "the SFT checkpoint"), default=0)
+        # A run of SFT alone is told from its start.
+        first = last_sft if last_sft < len(points) - 1 else 0
+        origin, start = points[first]
+        metric = next(key for key in start if key.startswith("avg@"))
+        entry = {"set": name, "metric": metric, "origin": origin, "start": start[metric]}
+        if len(points) > 1:
+            end = points[-1][1]
+            entry |= {"end": end[metric], "gain": 100 * (end[metric] - start[metric])}
+            errors = (start[f"{metric}_stderr"], end[f"{metric}_stderr"])
+            if None not in errors:
+                entry["stderr"] = 100 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+        entries.append(entry)
+    return entries
+
+
+def _evaluation_table(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the table of each held-out set: one per stage that has scores."""
+    table: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for stage in summary["stages"]:
+        for name, scores in stage["eval"].items():
+            known = scores["before"] or scores["after"]
+            k = known["num_samples"]
+            table[name].append({"stage": stage["name"], "k": k, "before": scores["before"], "after": scores["after"]})
+    return dict(table)
+
+
+def _chosen_samples(samples: Sequence[dict[str, Any]], stage_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The samples shown, by stage and step: of each stage the first, middle and last step that kept some."""
+    by_step: dict[str, dict[int, list[dict[str, Any]]]] = {name: defaultdict(list) for name in stage_names}
+    for sample in samples:
+        if sample["stage"] in by_step:
+            by_step[sample["stage"]][sample["step"]].append(sample)
+    blocks = []
+    for name, steps in by_step.items():
+        numbers = sorted(steps)
+        if not numbers:
+            continue
+        last = len(numbers) - 1
+        chosen = sorted({numbers[round(i * last / (NUM_SAMPLE_STEPS - 1))] for i in range(NUM_SAMPLE_STEPS)})
+        blocks += [
+            {"stage": name, "step": number, "samples": steps[number][:NUM_SAMPLES_PER_STEP]} for number in chosen
+        ]
+    return blocks
+
+
+def _charts(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    kinds = {stage["name"]: stage["kind"] for stage in summary["stages"]}
+    charts = [_evaluation_chart(summary)]
+    for chart in CHARTS:
+        shown = [row for row in rows if not chart.stage_kind or kinds.get(row["stage"]) == chart.stage_kind]
+        series = chart.series or _phase_series(shown)
+        lines = []
+        for metric, label in series:
+            points = [(row["step"], row[metric]) for row in shown if row.get(metric) is not None]
+            if not any(value for _, value in points) and chart.form != "line":
+                continue
+            if points:
+                lines.append({"name": label, "x": [x for x, _ in points], "y": [y for _, y in points]})
+        charts.append({"title": chart.title, "note": chart.note, "form": chart.form, "axis": chart.axis, "lines": lines})
+    return [chart for chart in charts if chart["lines"]]
+
+
+def _phase_series(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Every phase the run timed: those of a step in their order, then any other."""
+    known = [f"seconds/{name}" for name in ("generate", "reward_wait", "train", "refit", "checkpoint", "evaluate")]
+    timed = dict.fromkeys(key for row in rows for key in row if key.startswith("seconds/") and key != "seconds/step")
+    names = [name for name in known if name in timed] + [name for name in timed if name not in known]
+    return [(name, name.removeprefix("seconds/").replace("_", " ")) for name in names]
+
+
+def _evaluation_chart(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """avg@k of each held-out set at the steps it was sampled, with the standard error from sampling."""
+    lines: dict[str, dict[str, Any]] = {}
+    for stage in summary["stages"]:
+        for name, scores in stage["eval"].items():
+            for when in ("before", "after"):
+                if not scores[when]:
+                    continue
+                metric = next(key for key in scores[when] if key.startswith("avg@"))
+                step = stage["start_step" if when == "before" else "end_step"]
+                line = lines.setdefault(name, {"name": f"{name} {metric}", "x": [], "y": [], "error": []})
+                if step in line["x"]:  # a stage's start is the end of the one before it
+                    continue
+                line["x"].append(step)
+                line["y"].append(scores[when][metric])
+                line["error"].append(scores[when][f"{metric}_stderr"])
+    return {
+        "title": "Held-out problems",
+        "note": "avg@k where it was measured; bars are one standard error of sampling",
+        "form": "points",
+        "axis": "percent",
+        "lines": list(lines.values()),
+    }
+
+
+def _stage_spans(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """First and last step of each stage that has steps."""
+    spans: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        span = spans.setdefault(row["stage"], {"name": row["stage"], "first": row["step"], "last": row["step"]})
+        span["last"] = row["step"]
+    return list(spans.values())
+
+
+def _json_for_script(value: Any) -> Markup:
+    """JSON that no content can break out of a script element with."""
+    text = json.dumps(value, allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 - holds no markup characters any more
+
+
+SPECIAL_TOKEN = re.compile(r"&lt;(?:/?think|\|[^|&]{1,40}\||/?s|/?tool_call)&gt;")
+
+
+def visible_text(text: str) -> Markup:
+    """Escaped model text with special tokens marked and control characters made visible."""
+    shown = "".join(
+        chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else ("\u2421" if c == "\x7f" else c) for c in text
+    )
+    return Markup(SPECIAL_TOKEN.sub(lambda match: f"<b class=token>{match[0]}</b>", str(escape(shown))))  # noqa: S704
+
+
+def _percent(share: float | None) -> str:
+    return "\u2013" if share is None else f"{100 * share:.1f}%"
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(3725), _duration(75), _duration(4.25)
+    ('1 h 02 min', '1 min 15 s', '4.2 s')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _count(number: float) -> str:
+    """
+    >>> _count(950), _count(12345), _count(3.2e6)
+    ('950', '12.3k', '3.20M')
+    """
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= limit:
+            scaled = number / (1e3 if suffix == "k" else limit)
+            return f"{scaled:.3g}{suffix}" if suffix == "k" else f"{scaled:.2f}{suffix}"
+    return f"{number:,.0f}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "visible": visible_text,
+        "percent": _percent,
+        "duration": _duration,
+        "count": _count,
+        "gib": lambda num_bytes: f"{num_bytes / 2**30:.2f} GiB",
+    }
+    environment.globals["fold_chars"] = FOLD_CHARS
+    return environment
