@@ -1,0 +1,104 @@
+"""Lets Megatron-core run in a process without CUDA: every use it makes of ``cuda`` is answered by the CPU.
+
+Megatron-core 0.16-0.19 names CUDA in four ways, each redirected here:
+
+- ``torch.cuda.current_device()`` and its neighbours (streams, events, random state): replaced by CPU stand-ins;
+- factory functions with ``device="cuda"`` or ``pin_memory=True``: the device becomes the CPU, pinning is dropped;
+- ``tensor.cuda()``: the tensor itself;
+- ``tensor.type() == "torch.cuda.FloatTensor"`` in its optimizer and gradient clipping: ``type()`` answers as CUDA would.
+
+Process-wide and not undone: call :func:`install` before the first import of ``megatron.core``, only in a trainer
+process, never in one that runs vLLM. It computes nothing and does nothing where a CUDA device exists.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_CPU = torch.device("cpu")
+_FACTORIES = ("empty", "zeros", "ones", "full", "tensor", "arange", "rand", "randn", "empty_like", "zeros_like")
+_is_installed = False
+
+
+def install() -> None:
+    """Redirect ``cuda`` to the CPU for the rest of this process; a no-op with a CUDA device or when called again."""
+    global _is_installed
+    if _is_installed or torch.cuda.is_available():
+        return
+    _is_installed = True
+    # Megatron decorates with torch.compile at import; there is nothing to fuse for here and compiling takes minutes
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    # dynamo lists every torch function by identity when first imported: let it see the originals
+    importlib.import_module("torch._dynamo")
+
+    cuda: Any = torch.cuda
+    cuda.current_device = lambda: _CPU
+    cuda.device_count = lambda: 1
+    cuda.set_device = _nothing
+    cuda.synchronize = _nothing
+    cuda.empty_cache = _nothing
+    cuda.Stream = cuda.Event = _Stream
+    cuda.current_stream = cuda.default_stream = _Stream
+    cuda.stream = cuda.device = _Stream
+    for module in (cuda, cuda.random):
+        module.get_rng_state = lambda device="cuda": torch.get_rng_state()
+        module.set_rng_state = lambda state, device="cuda": torch.set_rng_state(state)
+        module.manual_seed = torch.manual_seed
+
+    for name in _FACTORIES:
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    tensor: Any = torch.Tensor
+    tensor.cuda = lambda self, *args, **kwargs: self
+    tensor.pin_memory = lambda self, *args, **kwargs: self
+    tensor.type = _type_as_cuda(tensor.type)
+
+
+class _Stream:
+    """A stream, event or device context that is always finished: the CPU runs in program order."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name in ("wait_stream", "wait_event", "wait", "synchronize", "record", "record_event"):
+            return _nothing
+        raise AttributeError(name)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> torch.Tensor:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "cuda":
+            kwargs["device"] = _CPU
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _type_as_cuda(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def type_of(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if dtype is None:
+            return str(original(self)).replace("torch.", "torch.cuda.", 1)
+        return original(self, dtype, *args, **kwargs)
+
+    return type_of

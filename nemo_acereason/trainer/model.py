@@ -1,0 +1,125 @@
+"""Megatron-core's GPTModel for a :class:`ModelArch`, one pipeline stage of it on each rank, without its weights.
+
+Transformer Engine layers on CUDA where it imports, Megatron's local layers with :class:`PackedAttention` elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.extensions.transformer_engine import HAVE_TE
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from nemo_acereason.config.model_arch import ModelArch
+from nemo_acereason.config.schema import TrainerConfig
+from nemo_acereason.resharding.layout import padded_vocab_size
+from nemo_acereason.trainer.packed_attention import PackedAttention
+from nemo_acereason.trainer.rope import rope_frequencies
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def uses_transformer_engine() -> bool:
+    """Layers come from Transformer Engine: it imports and there is a CUDA device."""
+    return bool(HAVE_TE) and torch.cuda.is_available()
+
+
+def build_model(arch: ModelArch, config: TrainerConfig) -> GPTModel:
+    """This rank's stage of the model, its parameters allocated and not yet set.
+
+    Megatron's process groups exist already.
+
+    Raises:
+        ConfigError: a rope scaling that is not supported.
+    """
+    inv_freq, attention_factor = rope_frequencies(arch)
+    transformer_config = _transformer_config(arch, config, attention_factor)
+    model = GPTModel(
+        config=transformer_config,
+        transformer_layer_spec=_layer_spec(arch),
+        vocab_size=padded_vocab_size(arch.vocab_size),
+        max_sequence_length=arch.max_positions,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=arch.tied_embeddings,
+        position_embedding_type="rope",
+        rotary_base=arch.rope_theta,
+    )
+    model.rotary_pos_emb.inv_freq = inv_freq
+    for name, parameter in model.named_parameters():
+        if not name.endswith(("layernorm.weight", "layer_norm_weight")):
+            # Megatron sets this mark only where it also initialises, and counts unmarked ones once in a gradient norm
+            parameter.tensor_model_parallel = True
+    # torch's norms are made in float32 whatever params_dtype says
+    return model.to(device=torch.cuda.current_device(), dtype=DTYPES[config.dtype])
+
+
+def _layer_spec(arch: ModelArch) -> ModuleSpec:
+    if uses_transformer_engine():
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=arch.qk_norm)
+    spec = get_gpt_layer_local_spec(qk_layernorm=arch.qk_norm, normalization="RMSNorm")
+    spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    return spec
+
+
+def _transformer_config(arch: ModelArch, config: TrainerConfig, attention_factor: float) -> TransformerConfig:
+    is_cuda = torch.cuda.is_available()
+    dtype = DTYPES[config.dtype]
+    recompute = {
+        "none": {},
+        "selective": {"recompute_granularity": "selective"},
+        "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+    }[config.recompute]
+    transformer_config = TransformerConfig(
+        num_layers=arch.num_layers,
+        hidden_size=arch.hidden_size,
+        ffn_hidden_size=arch.ffn_size,
+        num_attention_heads=arch.num_heads,
+        num_query_groups=arch.num_query_groups,
+        kv_channels=arch.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=arch.norm_epsilon,
+        qk_layernorm=arch.qk_norm,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=arch.qkv_bias,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        tensor_model_parallel_size=config.tensor_parallel,
+        pipeline_model_parallel_size=config.pipeline_parallel,
+        # the microbatches of a step are as long as their tokens, padding is not computed
+        variable_seq_lengths=config.pipeline_parallel > 1,
+        # a setting of mixtures of experts, checked for dense models too: the default refuses varying lengths
+        moe_token_dispatcher_type="alltoall",
+        pipeline_dtype=dtype,
+        params_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        # rows already carry their share of the step's loss: no averaging anywhere
+        calculate_per_token_loss=True,
+        use_cpu_initialization=not is_cuda,
+        perform_initialization=False,
+        gradient_accumulation_fusion=False,
+        bias_activation_fusion=is_cuda,
+        bias_dropout_fusion=is_cuda,
+        masked_softmax_fusion=False,
+        persist_layer_norm=False,
+        # the fused kernel does not apply YaRN's factor
+        apply_rope_fusion=uses_transformer_engine() and attention_factor == 1.0,
+        **recompute,
+    )
+    if attention_factor != 1.0:
+        # not fields: Megatron's attention scales cosine and sine by (0.1 mscale ln(e) + 1) / (0.1 * 0 + 1)
+        transformer_config.yarn_rotary_scaling_factor = math.e
+        transformer_config.yarn_mscale = 10.0 * (attention_factor - 1.0)
+        transformer_config.yarn_mscale_all_dim = 0.0
+    return transformer_config

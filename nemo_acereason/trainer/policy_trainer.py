@@ -1,0 +1,207 @@
+"""The policy in training on Megatron-core: what a loop needs of it, for every layout, on CPU and CUDA alike.
+
+The default process group exists before this module is used, and where there is no CUDA device
+:func:`nemo_acereason.trainer.cpu_device.install` has run before this module was imported.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from nemo_acereason.config.model_arch import ModelArch
+from nemo_acereason.config.schema import OptimizerConfig, TrainerConfig
+from nemo_acereason.errors import ConfigError, RunStopped
+from nemo_acereason.parallel.mesh import Mesh
+from nemo_acereason.protocols import TokenLoss
+from nemo_acereason.records import StepMetrics, TrainRow
+from nemo_acereason.resharding.layout import TrainingLayout, check_layout
+from nemo_acereason.resharding.name_map import hf_shapes
+from nemo_acereason.resharding.plan import training_pieces
+from nemo_acereason.trainer import checkpoint
+from nemo_acereason.trainer.forward import build_microbatch, forward_backward, forward_logits, rank_microbatches
+from nemo_acereason.trainer.model import DTYPES, build_model, uses_transformer_engine
+from nemo_acereason.trainer.optimizer import apply_settings, build_optimizer, reduce_and_step, wrap_data_parallel
+from nemo_acereason.trainer.weights import WeightSource, load_weights
+
+
+class MegatronTrainer:
+    """A :class:`nemo_acereason.protocols.PolicyTrainer`; all ranks call every method together.
+
+    Args:
+        weights: the initial weights, read by each rank for its own share.
+        seed: of Megatron's random state (nothing random is left in the passes themselves).
+    Raises:
+        ConfigError: the layout does not fit the number of processes or the model.
+    """
+
+    def __init__(
+        self,
+        arch: ModelArch,
+        trainer: TrainerConfig,
+        optimizer: OptimizerConfig,
+        weights: WeightSource,
+        *,
+        seed: int = 1,
+    ) -> None:
+        mesh = Mesh(trainer.tensor_parallel, trainer.pipeline_parallel, trainer.data_parallel)
+        if mesh.num_ranks != dist.get_world_size():
+            raise ConfigError(
+                f"trainer.tensor_parallel x pipeline_parallel x data_parallel = {mesh.num_ranks}, "
+                f"but {dist.get_world_size()} trainer processes run; make them equal"
+            )
+        check_layout(
+            arch, tensor_parallel=trainer.tensor_parallel, pipeline_parallel=trainer.pipeline_parallel
+        )
+        _start_megatron(mesh, seed)
+        place = mesh.place(dist.get_rank())
+        self.arch = arch
+        self.place = place
+        self.mesh = mesh
+        self._config = trainer
+        self._optimizer_config = optimizer
+        self._device = torch.device(torch.cuda.current_device())
+        self._tp_pg: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
+        layout = TrainingLayout(
+            tp_rank=place.tp_rank,
+            tp_size=mesh.tensor_parallel,
+            pp_rank=place.pp_rank,
+            pp_size=mesh.pipeline_parallel,
+            fused_norms=uses_transformer_engine(),
+        )
+        self._pieces = training_pieces(arch, layout)
+
+        model = build_model(arch, trainer)
+        self._parameters = dict(model.named_parameters())
+        load_weights(self._parameters, self._pieces, weights)
+        self._model = wrap_data_parallel(model, trainer)
+        self._optimizer = build_optimizer(self._model, trainer, optimizer)
+        self._step_count = 0
+
+    @property
+    def step_count(self) -> int:
+        """Optimizer steps taken so far, over all stages."""
+        return self._step_count
+
+    def set_optimizer(self, config: OptimizerConfig) -> None:
+        """Go on under another stage's settings; moments and step count stay."""
+        self._optimizer_config = config
+        apply_settings(self._optimizer, config)
+
+    def step(
+        self, rows: Sequence[TrainRow], loss: TokenLoss, *, temperature: float, learning_rate: float
+    ) -> StepMetrics:
+        """One forward and backward pass over ``rows`` (the whole step's, on every rank) and one optimizer step.
+
+        Raises:
+            RunStopped: loss or gradient norm is not finite; the weights are those before the step.
+        """
+        number = self._step_count + 1
+        self._model.train()
+        self._model.zero_grad_buffer()
+        self._optimizer.zero_grad()
+        microbatches = [build_microbatch(share, self._device) for share in self._share(rows)]
+        row_metrics = forward_backward(
+            self._model,
+            microbatches,
+            loss,
+            temperature=temperature,
+            vocab_size=self.arch.vocab_size,
+            tp_pg=self._tp_pg,
+        )
+        values = self._combine(row_metrics)
+        loss_value = values.pop("loss")
+        if not math.isfinite(loss_value):
+            raise RunStopped(f"step {number}: the loss is {loss_value}; want a finite one: lower the learning rate")
+        grad_norm = reduce_and_step(
+            self._optimizer, learning_rate=learning_rate, clip_grad_norm=self._optimizer_config.clip_grad_norm
+        )
+        if not math.isfinite(grad_norm):
+            raise RunStopped(
+                f"step {number}: the gradient norm is {grad_norm}; want a finite one: lower the learning rate"
+            )
+        self._step_count = number
+        return StepMetrics(number, loss_value, grad_norm, learning_rate, values)
+
+    def logits(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
+        """Logits of this data rank's rows, padding dropped, [T, V] per microbatch with this rank's share of ``V``.
+
+        Empty except on the last pipeline stage. For tests and for looking at a model, not for training.
+        """
+        self._model.eval()
+        return forward_logits(self._model, [build_microbatch(share, self._device) for share in self._share(rows)])
+
+    def hf_shards(self) -> Iterator[tuple[str, tuple[slice, ...], torch.Tensor]]:
+        """This rank's share of the model: HF name, where it lies in that tensor, and the values (a view).
+
+        Over all ranks every element of every HF tensor comes exactly once; copies of the model on several data ranks
+        take turns.
+        """
+        owned = [piece for piece in self._pieces if piece.is_owner]
+        for piece in owned[self.place.dp_rank :: self.mesh.data_parallel]:
+            yield piece.hf_name, piece.hf_index, self._parameters[piece.local_name].detach()[piece.local_index]
+
+    def hf_tensors(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every HF tensor of the model, in checkpoint order, the same on all ranks."""
+        return {name: (shape, DTYPES[self._config.dtype]) for name, shape in hf_shapes(self.arch).items()}
+
+    def save(self, directory: Path) -> None:
+        """Write model, optimizer and step count, sharded, into ``directory`` (made here); loadable at any layout."""
+        checkpoint.save(directory, self._model.module, self._optimizer, self._step_count)
+
+    def load(self, directory: Path) -> None:
+        """Read what :meth:`save` wrote, also under another layout.
+
+        Raises:
+            CheckpointError: nothing there, or another model's.
+        """
+        self._step_count = checkpoint.load(directory, self._model.module, self._optimizer)
+        apply_settings(self._optimizer, self._optimizer_config)
+
+    def peak_memory_bytes(self) -> int:
+        """Highest resident (CPU) or device (CUDA) memory of this rank so far."""
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _share(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
+        return rank_microbatches(
+            rows,
+            dp_rank=self.place.dp_rank,
+            dp_size=self.mesh.data_parallel,
+            rows_per_microbatch=self._config.rows_per_microbatch,
+        )
+
+    def _combine(self, row_metrics: list[dict[str, float]]) -> dict[str, float]:
+        """Sum (``max_*``: largest) over all rows of all ranks; the same values in the same order everywhere."""
+        mine = row_metrics if self.place.tp_rank == 0 else []
+        gathered: list[list[dict[str, float]]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(gathered, mine)
+        by_name: dict[str, list[float]] = {}
+        for rank_metrics in gathered:
+            for metrics in rank_metrics:
+                for name, value in metrics.items():
+                    by_name.setdefault(name, []).append(value)
+        return {
+            name: max(values) if name.startswith("max_") else math.fsum(values) for name, values in by_name.items()
+        }
+
+
+def _start_megatron(mesh: Mesh, seed: int) -> None:
+    """Make Megatron's process groups for this mesh, in place of those of an earlier trainer of this process."""
+    if parallel_state.is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=mesh.tensor_parallel,
+        pipeline_model_parallel_size=mesh.pipeline_parallel,
+        # gloo copies of the groups serve only optimizer checkpoint formats that are not used here
+        create_gloo_process_groups=False,
+    )
+    model_parallel_cuda_manual_seed(seed)

@@ -1,0 +1,68 @@
+"""Runs a function in several gloo processes and returns what each rank returned."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def run_ranks(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 240.0) -> list[Any]:
+    """Call ``function(*args)`` in ``num_ranks`` fresh processes that share a gloo default group.
+
+    ``function`` lives at the top level of a module that imports neither megatron nor anything from
+    ``nemo_acereason.trainer``: both come inside it, after the CPU redirect.
+
+    Returns:
+        The (picklable) results in rank order.
+    Raises:
+        AssertionError: a rank raised (its traceback is in the message) or did not end in time.
+    """
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as directory:
+        ranks = [
+            context.Process(target=_rank_main, args=(rank, num_ranks, directory, function, args))
+            for rank in range(num_ranks)
+        ]
+        old_threads = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        for rank in ranks:
+            rank.start()
+        if old_threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = old_threads
+        try:
+            for rank in ranks:
+                rank.join(timeout_s)
+        finally:
+            for rank in ranks:
+                if rank.is_alive():
+                    rank.kill()
+                    rank.join()
+        errors = sorted(Path(directory).glob("error-*"))
+        assert not errors, "\n".join(f"{error.name}\n{error.read_text()}" for error in errors)
+        assert all(rank.exitcode == 0 for rank in ranks), f"exit codes {[rank.exitcode for rank in ranks]}"
+        return [pickle.loads((Path(directory) / f"result-{rank}").read_bytes()) for rank in range(num_ranks)]
+
+
+def _rank_main(rank: int, num_ranks: int, directory: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        from nemo_acereason.trainer import cpu_device
+
+        cpu_device.install()
+
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=num_ranks)
+        result = function(*args)
+        (Path(directory) / f"result-{rank}").write_bytes(pickle.dumps(result))
+        dist.destroy_process_group()
+    except BaseException:
+        (Path(directory) / f"error-{rank}").write_text(traceback.format_exc())
+        raise
