@@ -173,7 +173,7 @@ def _empty_column(row: Any, columns: Sequence[str], where: str) -> str | None:
         DataError: not an object, or without a wanted column.
     """
     if not isinstance(row, dict):
-        raise DataError(f"{where}: is a {type(row).__name__}; want an object with columns {', '.join(columns)}")
+        raise DataError(f"{where}: holds {type(row).__name__}; want an object with columns {', '.join(columns)}")
     for column in columns:
         if column not in row:
             near = difflib.get_close_matches(column, row, n=1)

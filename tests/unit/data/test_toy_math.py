@@ -1,0 +1,73 @@
+"""Generated sums: right, worked, and split so that no problem is in both halves."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from nemo_acereason.data.toy_math import problems, worked_problems
+from nemo_acereason.errors import DataError
+
+
+def test_worked_response_keeps_a_running_total() -> None:
+    row = next(row for row in worked_problems(count=50, min_terms=3) if row["problem"].count("-") == 1)
+    first, *changes = map(int, re.findall(r"^\d+|[+-]\d+", row["problem"]))
+    lines, total = [], first
+    for change in changes:
+        lines.append(f"{total}{change:+d}={total + change}")
+        total += change
+    assert row["response"] == "<think>\n" + "\n".join(lines) + f"\n</think>\n\\boxed{{{total}}}"
+    assert row["answer"] == str(total)
+
+
+@pytest.mark.parametrize("digits", [1, 3])
+def test_answers_are_right_and_totals_never_negative(digits: int) -> None:
+    for row in worked_problems(count=300, min_terms=2, max_terms=6, digits=digits):
+        assert eval(row["problem"]) == int(row["answer"])
+        assert "=-" not in row["response"]
+        assert all(0 < int(term) < 10**digits for term in re.findall(r"\d+", row["problem"]))
+        assert 2 <= len(re.findall(r"\d+", row["problem"])) <= 6
+
+
+def test_splits_never_meet_whatever_the_options() -> None:
+    train = {row["problem"] for seed in (1, 2) for row in problems(count=400, seed=seed, max_terms=3)}
+    heldout = {row["problem"] for row in problems(count=150, seed=1, max_terms=4, split="heldout")}
+    assert len(heldout) == 150
+    assert not train & heldout
+
+
+def test_rows_depend_on_the_seed_alone() -> None:
+    assert list(problems(count=20, seed=3)) == list(problems(count=20, seed=3))
+    assert list(problems(count=20, seed=3)) != list(problems(count=20, seed=4))
+    assert list(problems(count=5, seed=3)) == list(problems(count=20, seed=3))[:5]
+
+
+def test_problems_and_ids_are_all_different() -> None:
+    rows = list(problems(count=500))
+    assert len({row["problem"] for row in rows}) == len({row["id"] for row in rows}) == 500
+    assert all(set(row) == {"id", "problem", "answer"} for row in rows)
+
+
+def test_slips_reach_the_response_but_never_the_answer() -> None:
+    rows = list(worked_problems(count=1000, min_terms=3, max_terms=3, slip_rate=0.2))
+    lines = [line for row in rows for line in row["response"].split("\n")[1:-2]]
+    slips = sum(eval(line.split("=")[0]) != int(line.split("=")[1]) for line in lines)
+    assert 0.15 < slips / len(lines) < 0.25
+    assert all(eval(row["problem"]) == int(row["answer"]) for row in rows)
+    assert all(row["response"].endswith(f"\\boxed{{{row['response'].split('=')[-1].split()[0]}}}") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 10_000, "max_terms": 2}, r"found only \d+ different train problems; lower it"),
+        ({"count": 1, "split": "test"}, "split='test': want 'train' or 'heldout'"),
+        ({"count": 1, "min_terms": 5, "max_terms": 4}, "want 2 <= min_terms <= max_terms"),
+        ({"count": 1, "digits": 0}, "digits=0: want at least 1"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(problems(**options))
