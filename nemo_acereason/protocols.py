@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nemo_acereason.records import Prompt, Receipt, Sample, Sampling, Score, StepMetrics, TrainRow
+from nemo_acereason.config.schema import OptimizerConfig
+from nemo_acereason.records import (
+    Prompt,
+    Receipt,
+    RunLimits,
+    RunResult,
+    Sample,
+    Sampling,
+    Score,
+    StepMetrics,
+    TrainRow,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +45,7 @@ class RolloutEngine(Protocol):
 
     @property
     def version(self) -> int:
-        """Refits received; 0: the weights it started with."""
+        """Optimizer steps behind the weights it was last given; -1: none given yet."""
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
@@ -81,9 +92,22 @@ class PolicyTrainer(Protocol):
         """Optimizer steps taken so far, over all stages."""
 
     def step(
-        self, rows: Sequence[TrainRow], loss: TokenLoss, *, temperature: float, learning_rate: float
+        self,
+        rows: Sequence[TrainRow],
+        loss: TokenLoss,
+        *,
+        temperature: float,
+        learning_rate: float,
+        check: Callable[[StepMetrics], None] | None = None,
     ) -> StepMetrics:
-        """One forward and backward pass over ``rows`` (the whole step's, on every rank) and one optimizer step."""
+        """One forward and backward pass over ``rows`` (the whole step's, on every rank) and one optimizer step.
+
+        Args:
+            check: called with the step's metrics before the optimizer acts; what it raises leaves the weights alone.
+        """
+
+    def set_optimizer(self, config: OptimizerConfig) -> None:
+        """Betas, weight decay and clipping of a new stage; the optimizer's state is kept."""
 
     def hf_shards(self) -> Iterator[tuple[str, tuple[slice, ...], torch.Tensor]]:
         """This rank's share of the model: HF name, where it lies in that tensor, and the values.
@@ -137,3 +161,34 @@ class Scorer(Protocol):
 
     def close(self) -> None:
         """End its workers; safe to call twice."""
+
+
+class LoadedProgram(Protocol):
+    """A program whose top level has run, in its own process, ready to be called; a context manager."""
+
+    def __enter__(self) -> LoadedProgram:
+        """Itself."""
+
+    def __exit__(self, *exc: object) -> None:
+        """End the process and all it left."""
+
+    def call(self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunResult:
+        """Call ``f`` or ``Solution.f`` with tagged JSON values; after a failure every further call fails alike."""
+
+
+class CodeExecutor(Protocol):
+    """Runs programs nobody trusts, away from this process. It is never told what output is expected."""
+
+    def run(self, code: str, stdin: str, limits: RunLimits) -> RunResult:
+        """Run a whole program on one input."""
+
+    def load(self, code: str, limits: RunLimits, setup: str = "") -> LoadedProgram:
+        """Run a program's top level (after ``setup``, when given) and keep it for calls."""
+
+    def run_script(
+        self, script: str, code: str, limits: RunLimits, *, setup: str, functions: Sequence[str], entry_point: str | None
+    ) -> RunResult:
+        """Run a script of asserts beside a program: ``functions`` of the program answer from a process of their own.
+
+        ``setup`` goes before both. Where the script defines ``check``, it is called with ``entry_point``.
+        """

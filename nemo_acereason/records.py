@@ -79,7 +79,7 @@ class Sample:
     finish_reason: str
     """``stop`` or ``length``."""
     policy_version: int
-    """The weights that made it: the number of refits the engine had received."""
+    """The weights that made it: optimizer steps taken before they were handed over."""
 
     @property
     def is_unfinished(self) -> bool:
@@ -130,6 +130,44 @@ class Score:
     def of(verdict: Verdict, seconds: float = 0.0, detail: str = "") -> Score:
         """The papers' binary reward: 1 for a correct response, else 0 [A 3.1]."""
         return Score(verdict, 1.0 if verdict is Verdict.CORRECT else 0.0, seconds, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """What one run of a program may use.
+
+    >>> RunLimits(time_limit_s=6.0).wall_s
+    13.0
+    """
+
+    time_limit_s: float = 6.0
+    """CPU seconds of one test, as LiveCodeBench's runner has it (there: wall seconds)."""
+    memory_bytes: int = 4 << 30
+    """Address space beyond what the warm interpreter already takes."""
+    output_bytes: int = 16 << 20
+    """Standard output, or one returned value as JSON."""
+
+    @property
+    def wall_s(self) -> float:
+        """Second limit, wider: a busy machine must not turn a right program wrong, a sleeping one must still end."""
+        return 2 * self.time_limit_s + 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What one run of a program, or one call of its function, came to. It holds no judgement of the output.
+
+    ``failure`` is None where the program came to its end; then ``output`` or ``value`` is what it gave.
+    """
+
+    failure: Verdict | None = None
+    output: str = ""
+    """Standard output, UTF-8, wrong bytes replaced."""
+    value: Any = None
+    """The returned value as tagged JSON (:mod:`nemo_acereason.rewards.code_values`)."""
+    cpu_s: float = 0.0
+    detail: str = ""
+    """One line for a person: the exception, the limit that was hit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,12 @@ _NAMED_TABLES: dict[str, type] = {"evaluations": EvalConfig}
 """Fields of the plan that are tables by name, and what each entry is; stages go by their ``kind``."""
 
 
-def load_plan(recipe: str, overrides: Sequence[str] = (), files: Iterable[str | Path] = ()) -> Plan:
+def load_plan(
+    recipe: str,
+    overrides: Sequence[str] = (),
+    files: Iterable[str | Path] = (),
+    adjust: Callable[[Plan], Plan] | None = None,
+) -> Plan:
     """Build and check the plan of one recipe.
 
     Args:
@@ -36,12 +41,15 @@ def load_plan(recipe: str, overrides: Sequence[str] = (), files: Iterable[str | 
             ``base`` names a recipe and whose other keys differ from it.
         overrides: ``key=value`` with dotted keys, the value in YAML.
         files: further YAML files of differences, applied in order before ``overrides``.
+        adjust: applied between files and overrides.
     Raises:
         ConfigError: names the key or value that is wrong, and the nearest right one.
     """
     plan = _named_recipe(recipe)
     for file in files:
         plan = merge(plan, read_yaml(file), where=str(file))
+    if adjust is not None:
+        plan = adjust(plan)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:

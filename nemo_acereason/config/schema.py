@@ -237,6 +237,7 @@ class Plan:
     prompt: PromptFormat = field(default_factory=PromptFormat)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    num_reward_workers: int = setting(2, "processes that judge samples while others are drawn", at_least=1)
     evaluations: dict[str, EvalConfig] = setting(factory=dict, help="held-out sets by name")
     stages: dict[str, StageConfig] = setting(factory=dict, help="by name, in the order they run")
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

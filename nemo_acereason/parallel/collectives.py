@@ -48,3 +48,12 @@ def barrier(group: dist.ProcessGroup | None = None) -> None:
     """Wait for every rank of the group; nothing to do in a world of one."""
     if dist.is_initialized() and dist.get_world_size(group) > 1:
         dist.barrier(group)
+
+
+def max_over_ranks(value: int, group: dist.ProcessGroup | None = None) -> int:
+    """The largest of one integer per rank, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size(group) == 1:
+        return value
+    values: list[int] = [0] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return max(values)

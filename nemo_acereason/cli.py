@@ -1,0 +1,144 @@
+"""The command line: ``acereason VERB``. One verb per loop; each imports only what it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nemo_acereason.config.load import load_plan, merge
+from nemo_acereason.config.schema import Plan
+from nemo_acereason.errors import AceReasonError
+
+app = typer.Typer(
+    name="acereason",
+    help="AceReason-Nemotron post-training, end to end: SFT cold start, strictly on-policy GRPO in stages, evaluation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[str, typer.Argument(help="A shipped recipe, a .py file with recipe(), or a .yaml file with `base`.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. trainer.tensor_parallel=2.")
+]
+ModelDir = Annotated[Path | None, typer.Option("--model", help="Hugging Face directory of the policy.")]
+DataFile = Annotated[
+    Path | None, typer.Option("--data", help="Data file of every stage, and of held-out sets that name none.")
+]
+YamlFiles = Annotated[list[Path] | None, typer.Option("--config", help="YAML file of settings; may be repeated.")]
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    settings: Settings = None,
+    model: ModelDir = None,
+    data: DataFile = None,
+    config: YamlFiles = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run directory; default runs/RECIPE.")] = None,
+) -> None:
+    """Run a recipe to its report, or go on with one where it stopped.
+
+    Ends with status 0, 2 for something you can mend, 3 when a guard stopped the run, 4 when the engine failed.
+    """
+    plan = _plan(recipe, settings, model, data, config)
+    from nemo_acereason.launch.start import start
+
+    run_dir = out or Path("runs") / plan.name
+    summary = start(plan, run_dir)
+    print(_result(summary, run_dir))
+
+
+@app.command()
+def plan(
+    recipe: Recipe,
+    settings: Settings = None,
+    model: ModelDir = None,
+    data: DataFile = None,
+    config: YamlFiles = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole resolved plan as JSON.")] = False,
+) -> None:
+    """Show what a recipe would run, without running it."""
+    resolved = _plan(recipe, settings, model, data, config)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(resolved), indent=2))
+        return
+    from nemo_acereason.launch.show import show_plan
+
+    show_plan(resolved)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="RUN/checkpoints/step_N, or RUN for its newest checkpoint.")],
+    to: Annotated[Path, typer.Option("--to", help="Hugging Face directory to write; must not exist.")],
+) -> None:
+    """Write a checkpoint as a Hugging Face directory that transformers and vLLM open."""
+    from nemo_acereason.launch.export import export_checkpoint
+
+    export_checkpoint(checkpoint, to)
+    print(f"wrote {to}")
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
+    """Make RUN/report.html and RUN/summary.json again, also of a run in progress."""
+    from nemo_acereason.evaluation.report import write_report
+    from nemo_acereason.evaluation.summary import write_summary
+
+    write_summary(run_dir)
+    print(f"wrote {write_report(run_dir)}")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error, never a traceback."""
+    try:
+        app()
+    except AceReasonError as error:
+        print(f"acereason: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt as error:
+        print(f"acereason: stopped ({error or 'interrupt'}); start again to go on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _plan(
+    recipe: str,
+    settings: list[str] | None,
+    model: Path | None,
+    data: Path | None,
+    config: list[Path] | None,
+) -> Plan:
+    return load_plan(recipe, settings or [], config or [], adjust=lambda plan: _with_inputs(plan, model, data))
+
+
+def _with_inputs(plan: Plan, model: Path | None, data: Path | None) -> Plan:
+    """``--model`` and ``--data`` as settings; paths made absolute, so that a run goes on from any directory."""
+    change: dict[str, Any] = {}
+    if model is not None:
+        change["model"] = {"path": os.path.abspath(model)}
+    if data is not None:
+        source = {"data": {"source": os.path.abspath(data)}}
+        change["stages"] = {name: source for name in plan.stages}
+        change["evaluations"] = {name: source for name, held_out in plan.evaluations.items() if not held_out.data.source}
+    return merge(plan, change, where="command line")
+
+
+def _result(summary: dict[str, Any], run_dir: Path) -> str:
+    lines = []
+    for stage in summary["stages"]:
+        figures = [
+            f"{name} {when} {metric} {value:.1%}"
+            for name, result in stage["eval"].items()
+            for when, scores in result.items()
+            for metric, value in scores.items()
+            if metric.startswith("avg@") and "stderr" not in metric
+        ]
+        lines.append(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s  {'  '.join(figures)}".rstrip())
+    return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])

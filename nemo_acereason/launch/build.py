@@ -1,0 +1,120 @@
+"""From a plan to its parts: data opened, prompts rendered, loops bound. Starts no process and loads no weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemo_acereason.config.load import import_function
+from nemo_acereason.config.schema import GrpoStage, Plan, SftStage, StageConfig
+from nemo_acereason.data.byte_tokenizer import write_byte_tokenizer
+from nemo_acereason.data.chat_template import end_token_ids, load_tokenizer
+from nemo_acereason.data.prompt_stream import PromptStream, render_prompts
+from nemo_acereason.data.sft_dataset import SftStream
+from nemo_acereason.data.sources import SFT_FIELDS, load_rows
+from nemo_acereason.errors import ConfigError
+from nemo_acereason.loops.grpo import train_grpo
+from nemo_acereason.loops.run import Evaluation, Run
+from nemo_acereason.loops.sft import train_sft
+from nemo_acereason.loops.stages import ReadyStage
+from nemo_acereason.records import Sampling
+from nemo_acereason.rollout.draw import prompt_seeds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def model_directory(plan: Plan, run_dir: Path) -> Path:
+    """The Hugging Face directory of the policy; made under the run (config and tokenizer) for a model from nothing."""
+    if plan.model.path:
+        return Path(plan.model.path)
+    directory = run_dir / "model"
+    directory.mkdir(parents=True, exist_ok=True)
+    if plan.model.tokenizer == "bytes":
+        tokenizer = load_tokenizer(write_byte_tokenizer(directory))
+    else:
+        tokenizer = load_tokenizer(plan.model.tokenizer)
+        tokenizer.save_pretrained(directory)
+    config = {"eos_token_id": tokenizer.eos_token_id, "vocab_size": len(tokenizer), **plan.model.hf_config}
+    if config["vocab_size"] < len(tokenizer):
+        raise ConfigError(
+            f"model.hf_config.vocab_size={config['vocab_size']} is less than the tokenizer's {len(tokenizer)}; raise it"
+        )
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return directory
+
+
+def tokenizer_of(plan: Plan, model_dir: Path) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer: its own, unless the plan names another."""
+    named = plan.model.tokenizer if plan.model.path else ""
+    return load_tokenizer(named or model_dir)
+
+
+def open_stages(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> list[ReadyStage]:
+    """Every stage's data, read and checked; a wrong file of the last stage is found before the first begins."""
+    return [_open_stage(plan, name, stage, tokenizer) for name, stage in plan.stages.items()]
+
+
+def open_evaluations(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> dict[str, Evaluation]:
+    """Every held-out set, rendered, with the draws that each evaluation repeats."""
+    evaluations = {}
+    for name, config in plan.evaluations.items():
+        prompts = render_prompts(load_rows(config.data), config.data, plan.prompt, tokenizer)
+        sampling = Sampling(
+            config.num_samples,
+            config.max_response_tokens or max(stage.max_response_tokens for stage in plan.stages.values()),
+            config.temperature,
+            config.top_p,
+            end_token_ids(tokenizer),
+        )
+        seeds = prompt_seeds(len(prompts), plan.seed, "evaluation", name)
+        evaluations[name] = Evaluation(config, prompts, sampling, seeds)
+    return evaluations
+
+
+def longest_sequence(plan: Plan, evaluations: dict[str, Evaluation]) -> int:
+    """Tokens of the longest prompt and response together that the engine must hold."""
+    stages = [s.max_prompt_tokens + s.max_response_tokens for s in plan.stages.values() if isinstance(s, GrpoStage)]
+    held_out = [
+        max(len(prompt.token_ids) for prompt in evaluation.prompts) + evaluation.sampling.max_tokens
+        for evaluation in evaluations.values()
+    ]
+    return max(stages + held_out, default=0)
+
+
+def _open_stage(plan: Plan, name: str, stage: StageConfig, tokenizer: PreTrainedTokenizerBase) -> ReadyStage:
+    if isinstance(stage, SftStage):
+        sequences = SftStream(
+            load_rows(stage.data, SFT_FIELDS),
+            stage.data,
+            plan.prompt,
+            tokenizer,
+            seed=plan.seed,
+            max_prompt_tokens=stage.max_prompt_tokens,
+            max_response_tokens=stage.max_response_tokens,
+        )
+
+        def run_sft(run: Run, first_step: int) -> str:
+            return train_sft(run, name, stage, sequences, first_step=first_step)
+
+        return ReadyStage(name, stage, sequences, run_sft)
+
+    assert isinstance(stage, GrpoStage)
+    prompts = PromptStream(
+        load_rows(stage.data),
+        stage.data,
+        plan.prompt,
+        tokenizer,
+        seed=plan.seed,
+        max_prompt_tokens=stage.max_prompt_tokens,
+        domain=stage.domain,
+    )
+    stop = end_token_ids(tokenizer)
+    sampling = Sampling(stage.num_samples, stage.max_response_tokens, stage.temperature, stage.top_p, stop)
+    advantage = import_function(stage.advantage, f"stages.{name}.advantage")
+
+    def run_grpo(run: Run, first_step: int) -> str:
+        return train_grpo(run, name, stage, prompts, sampling, advantage, first_step=first_step)
+
+    return ReadyStage(name, stage, prompts, run_grpo)

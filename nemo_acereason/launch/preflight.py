@@ -1,0 +1,46 @@
+"""Everything about a plan that can be found wrong before a process is started."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from nemo_acereason.config.load import check_plan, import_function
+from nemo_acereason.config.model_arch import read_model_arch
+from nemo_acereason.config.schema import GrpoStage, Plan
+from nemo_acereason.errors import ConfigError
+from nemo_acereason.launch.build import (
+    longest_sequence,
+    model_directory,
+    open_evaluations,
+    open_stages,
+    tokenizer_of,
+)
+from nemo_acereason.resharding.layout import check_layout
+
+
+def check_before_start(plan: Plan) -> None:
+    """Open what the run will open and refuse what cannot work.
+
+    Raises:
+        UserError: the setting, file or row that is wrong, and what would work.
+    """
+    check_plan(plan)
+    with tempfile.TemporaryDirectory() as scratch:
+        model_dir = model_directory(plan, Path(scratch))
+        arch = read_model_arch(model_dir)
+        trainer = plan.trainer
+        check_layout(arch, tensor_parallel=trainer.tensor_parallel, pipeline_parallel=trainer.pipeline_parallel)
+        for name, stage in plan.stages.items():
+            if isinstance(stage, GrpoStage):
+                import_function(stage.reward.function, f"stages.{name}.reward.function")
+        for name, evaluation in plan.evaluations.items():
+            import_function(evaluation.reward.function, f"evaluations.{name}.reward.function")
+        tokenizer = tokenizer_of(plan, model_dir)
+        open_stages(plan, tokenizer)
+        longest = longest_sequence(plan, open_evaluations(plan, tokenizer))
+    if longest > arch.max_positions:
+        raise ConfigError(
+            f"the longest prompt and response need {longest} tokens, the model's max_position_embeddings is "
+            f"{arch.max_positions}; lower max_prompt_tokens or max_response_tokens, or extend the model's rope"
+        )

@@ -1,0 +1,139 @@
+"""One trainer process: ``python -m nemo_acereason.launch.rank RUN_DIR``, started by torchrun, srun or our own launcher.
+
+Reads everything from ``RUN/plan.yaml``. Rank 0 also owns the rollout engine, the reward pool and the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from nemo_acereason.config.load import read_plan
+from nemo_acereason.config.model_arch import read_model_arch
+from nemo_acereason.config.schema import GrpoStage, Plan, RewardConfig
+from nemo_acereason.errors import AceReasonError
+from nemo_acereason.evaluation.benchmarks import record_evaluation
+from nemo_acereason.launch.build import (
+    longest_sequence,
+    model_directory,
+    open_evaluations,
+    open_stages,
+    tokenizer_of,
+)
+from nemo_acereason.launch.resume import CheckpointStore
+from nemo_acereason.loops.run import Evaluation, Leader, Run
+from nemo_acereason.loops.stages import run_stages
+from nemo_acereason.observe.log import RunLog
+from nemo_acereason.observe.progress import Progress
+from nemo_acereason.parallel.collectives import on_leader
+from nemo_acereason.resharding.shm_link import SharedMemoryLink
+from nemo_acereason.rollout.engine import build_engine
+from nemo_acereason.sandbox.pool import RewardPool
+
+if TYPE_CHECKING:
+    from nemo_acereason.trainer.policy_trainer import MegatronTrainer
+
+
+def run_rank(run_dir: Path) -> None:
+    """Run the plan of ``run_dir`` from its last checkpoint, or from the start, to its end."""
+    plan = read_plan(run_dir / "plan.yaml")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        # a rank waits for the leader while the engine draws a whole batch
+        timeout=datetime.timedelta(seconds=plan.rollout.timeout_s),
+    )
+    is_leader = dist.get_rank() == 0
+    model_dir = on_leader(lambda: model_directory(plan, run_dir))
+    tokenizer = tokenizer_of(plan, model_dir)
+    evaluations = open_evaluations(plan, tokenizer)
+    stages = open_stages(plan, tokenizer)
+    store = CheckpointStore(run_dir, plan.checkpoint)
+    found = on_leader(store.latest)
+
+    trainer = build_trainer(plan, model_dir)
+    if found:
+        trainer.load(found[0] / "model")
+    link = SharedMemoryLink()
+    with Progress({name: stage.num_steps for name, stage in plan.stages.items()}) as progress:
+        leader = start_leader(plan, run_dir, model_dir, evaluations, progress) if is_leader else None
+        try:
+            if leader and found:
+                leader.log.resume_at(trainer.step_count)
+            run = Run(plan, run_dir, trainer, link, store, leader, evaluations)
+            run_stages(run, stages, found[1] if found else None)
+        finally:
+            link.close()
+            if leader:
+                leader.close()
+    dist.destroy_process_group()
+
+
+def build_trainer(plan: Plan, model_dir: Path) -> MegatronTrainer:
+    """The policy on this rank. Megatron is imported here: on a CPU its device redirect has to come first."""
+    from nemo_acereason.trainer import cpu_device
+
+    if not torch.cuda.is_available():
+        cpu_device.install()
+    from nemo_acereason.trainer.policy_trainer import MegatronTrainer
+    from nemo_acereason.trainer.weights import HfDirectory, RandomWeights
+
+    arch = read_model_arch(model_dir)
+    weights = HfDirectory(model_dir, arch) if plan.model.path else RandomWeights(arch, plan.seed, plan.model.initializer_range)
+    first_stage = next(iter(plan.stages.values()))
+    return MegatronTrainer(arch, plan.trainer, first_stage.optimizer, weights, seed=plan.seed)
+
+
+def start_leader(
+    plan: Plan, run_dir: Path, model_dir: Path, evaluations: dict[str, Evaluation], progress: Progress
+) -> Leader:
+    """Engine, reward pool and log: what rank 0 owns."""
+    rewards = [stage.reward for stage in plan.stages.values() if isinstance(stage, GrpoStage)]
+    rewards += [evaluation.config.reward for evaluation in evaluations.values()]
+    log = RunLog(run_dir, plan.log, dataclasses.asdict(plan))
+    scorer = RewardPool(rewards[0] if rewards else RewardConfig(), num_workers=plan.num_reward_workers)
+    engine = build_engine(
+        plan.rollout,
+        model_dir=model_dir,
+        dtype=plan.trainer.dtype if plan.rollout.dtype == "auto" else plan.rollout.dtype,
+        max_model_len=longest_sequence(plan, evaluations),
+        seed=plan.seed,
+        log_path=run_dir / "logs" / "engine.log",
+    )
+    return Leader(engine, scorer, log, progress, record_evaluation)
+
+
+def main() -> int:
+    """Exit status: that of the error's class, 1 for what nobody foresaw; the message waits in ``RUN/logs`` as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    run_dir: Path = parser.parse_args().run_dir
+    rank = os.environ.get("RANK", "0")
+    try:
+        run_rank(run_dir)
+    except Exception as error:
+        traceback.print_exc()
+        known = isinstance(error, AceReasonError)
+        status = error.exit_status if known else 1
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        report = {"message": message, "exit_status": status, "is_known": known}
+        (run_dir / "logs" / f"error_{rank}.json").write_text(json.dumps(report))
+        sys.stderr.flush()
+        os._exit(status)  # a broken process group would make interpreter shutdown wait for the other ranks
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Supervised fine-tuning on worked responses: the cold start. Packed, the loss on response tokens alone."""
+
+from __future__ import annotations
+
+from nemo_acereason.algorithm.pack import pack, row_length
+from nemo_acereason.algorithm.sft_loss import response_cross_entropy
+from nemo_acereason.config.schema import SftStage
+from nemo_acereason.data.sft_dataset import SftStream, step_samples
+from nemo_acereason.loops.learning_rate import stage_learning_rate
+from nemo_acereason.loops.run import Run
+from nemo_acereason.observe.metrics import trainer_metrics
+
+
+def train_sft(run: Run, name: str, stage: SftStage, sequences: SftStream, *, first_step: int) -> str:
+    """Run one stage from ``first_step`` to its end, on every rank together; the reason it ended."""
+    for step in range(first_step, stage.num_steps + 1):
+        with run.phases("train"):
+            samples = step_samples(sequences.take(stage.sequences_per_step))
+            longest = max(len(sample.token_ids) for sample in samples)
+            metrics = run.trainer.step(
+                pack(samples, run.plan.trainer.row_tokens or row_length(longest)),
+                response_cross_entropy,
+                temperature=1.0,
+                learning_rate=stage_learning_rate(stage, step),
+            )
+        num_tokens = metrics.values["num_tokens"]
+        entropy = metrics.values["sum_entropy"] / num_tokens
+        run.end_step(name, step, trainer_metrics(metrics) | {"entropy": entropy, "tokens/trained": num_tokens})
+        run.save_if_due(name, step, stage, sequences)
+    return f"all {stage.num_steps} steps done"
