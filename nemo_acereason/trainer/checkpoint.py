@@ -16,6 +16,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.parallel_state import get_data_parallel_group
 
 from nemo_acereason.errors import CheckpointError
+from nemo_acereason.trainer.optimizer import load_state
 
 
 def save(directory: Path, model: GPTModel, optimizer: MegatronOptimizer, step_count: int) -> None:
@@ -41,7 +42,7 @@ def load(directory: Path, model: GPTModel, optimizer: MegatronOptimizer) -> int:
     except dist_checkpointing.core.CheckpointingException as error:
         raise CheckpointError(f"{directory} does not fit this model and optimizer ({error}); resume its own run") from error
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    load_state(optimizer, state["optimizer"])
     return int(state["step_count"])
 
 

@@ -14,8 +14,6 @@ process, never in one that runs vLLM. It computes nothing and does nothing where
 from __future__ import annotations
 
 import functools
-import importlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -32,20 +30,18 @@ def install() -> None:
     if _is_installed or torch.cuda.is_available():
         return
     _is_installed = True
-    # Megatron decorates with torch.compile at import; there is nothing to fuse for here and compiling takes minutes
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    # dynamo lists every torch function by identity when first imported: let it see the originals
-    importlib.import_module("torch._dynamo")
+    # Megatron decorates with torch.compile: there is nothing to fuse for here and compiling takes minutes. Not by
+    # TORCHDYNAMO_DISABLE, which the engine's processes would inherit.
+    torch_module: Any = torch
+    torch_module.compile = _keep_eager
 
     cuda: Any = torch.cuda
     cuda.current_device = lambda: _CPU
     cuda.device_count = lambda: 1
-    cuda.set_device = _nothing
-    cuda.synchronize = _nothing
-    cuda.empty_cache = _nothing
-    cuda.Stream = cuda.Event = _Stream
-    cuda.current_stream = cuda.default_stream = _Stream
-    cuda.stream = cuda.device = _Stream
+    for name in ("set_device", "synchronize", "empty_cache"):
+        setattr(cuda, name, _new_nothing())
+    for name in ("Stream", "Event", "current_stream", "default_stream", "stream", "device"):
+        setattr(cuda, name, type(name, (_Stream,), {}))
     for module in (cuda, cuda.random):
         module.get_rng_state = lambda device="cuda": torch.get_rng_state()
         module.set_rng_state = lambda state, device="cuda": torch.set_rng_state(state)
@@ -73,12 +69,17 @@ class _Stream:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name in ("wait_stream", "wait_event", "wait", "synchronize", "record", "record_event"):
-            return _nothing
+            return _new_nothing()
         raise AttributeError(name)
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    pass
+def _new_nothing() -> Callable[..., None]:
+    """A function of its own for each name: dynamo lists torch's functions by identity and refuses to see one twice."""
+    return lambda *args, **kwargs: None
+
+
+def _keep_eager(function: Any = None, **options: Any) -> Any:
+    return function if function is not None else lambda decorated: decorated
 
 
 def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -6,7 +6,7 @@ main weights and gradients are reduced in float32.
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -59,6 +59,7 @@ def build_optimizer(
         use_gloo_process_groups=False,
     )
     apply_settings(optimizer, config)
+    _allocate_state(optimizer)
     return optimizer
 
 
@@ -74,24 +75,52 @@ def apply_settings(optimizer: MegatronOptimizer, config: OptimizerConfig) -> Non
         group["weight_decay"] = config.weight_decay * group["wd_mult"]
 
 
-def reduce_and_step(optimizer: MegatronOptimizer, *, learning_rate: float, clip_grad_norm: float) -> float:
-    """One update from the gradients in the buffers.
+def load_state(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None:
+    """Read a state that :mod:`nemo_acereason.trainer.checkpoint` has loaded.
 
-    Returns:
-        The norm of the whole model's gradient before clipping. If it is not finite, nothing was updated.
+    Megatron-core 0.16 with torch's AdamW loads one step count that all parameters share (AdamW would raise it once
+    per parameter) and then looks for it among the moments, where it is not: so it is put aside meanwhile.
     """
+    moments = state.pop("param_state", None)
+    optimizer.load_state_dict(state)
+    states = [one for inner in _torch_optimizers(optimizer) for one in inner.state.values()]
+    steps = [one.pop("step").clone() for one in states]
+    if moments is not None:
+        (distributed,) = optimizer.chained_optimizers
+        distributed.load_parameter_state_from_fully_reshardable(moments)
+    for one, step in zip(states, steps, strict=True):
+        one["step"] = step
+
+
+def _allocate_state(optimizer: MegatronOptimizer) -> None:
+    """Moments from the start: Megatron's sharded state of torch's AdamW asks each parameter for its step count."""
+    for inner in _torch_optimizers(optimizer):
+        for group in inner.param_groups:
+            for parameter in group["params"]:
+                inner.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+
+def _torch_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.AdamW]:
+    """Those inside that are torch's own; Transformer Engine's and Apex's keep the step count per group."""
+    inner = [chained.optimizer for chained in optimizer.chained_optimizers]
+    return [one for one in inner if isinstance(one, torch.optim.AdamW)]
+
+
+def gradient_norm(optimizer: MegatronOptimizer) -> float:
+    """Hand the reduced gradients to the optimizer; norm of the whole model's gradient, equal on every rank."""
+    optimizer.prepare_grads()
+    return float(optimizer.get_grad_norm())
+
+
+def update(optimizer: MegatronOptimizer, *, learning_rate: float, clip_grad_norm: float, grad_norm: float) -> None:
+    """One AdamW update from the gradients that :func:`gradient_norm` prepared; ``clip_grad_norm`` 0 does not clip."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    optimizer.prepare_grads()
-    grad_norm = float(optimizer.get_grad_norm())
-    if not math.isfinite(grad_norm):
-        return grad_norm
     if clip_grad_norm > 0:
-        clip_grad_by_total_norm_fp32(optimizer_parameters(optimizer), clip_grad_norm, grad_norm)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        clip_grad_by_total_norm_fp32(parameters, clip_grad_norm, grad_norm)
     optimizer.step_with_ready_grads()
-    return grad_norm
-
-
-def optimizer_parameters(optimizer: MegatronOptimizer) -> list[torch.nn.Parameter]:
-    """The (main) parameters that this rank updates."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

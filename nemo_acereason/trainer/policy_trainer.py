@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from nemo_acereason.resharding.plan import training_pieces
 from nemo_acereason.trainer import checkpoint
 from nemo_acereason.trainer.forward import build_microbatch, forward_backward, forward_logits, rank_microbatches
 from nemo_acereason.trainer.model import DTYPES, build_model, uses_transformer_engine
-from nemo_acereason.trainer.optimizer import apply_settings, build_optimizer, reduce_and_step, wrap_data_parallel
+from nemo_acereason.trainer.optimizer import apply_settings, build_optimizer, gradient_norm, update, wrap_data_parallel
 from nemo_acereason.trainer.weights import WeightSource, load_weights
 
 
@@ -96,10 +96,18 @@ class MegatronTrainer:
         apply_settings(self._optimizer, config)
 
     def step(
-        self, rows: Sequence[TrainRow], loss: TokenLoss, *, temperature: float, learning_rate: float
+        self,
+        rows: Sequence[TrainRow],
+        loss: TokenLoss,
+        *,
+        temperature: float,
+        learning_rate: float,
+        check: Callable[[StepMetrics], None] | None = None,
     ) -> StepMetrics:
         """One forward and backward pass over ``rows`` (the whole step's, on every rank) and one optimizer step.
 
+        Args:
+            check: called with the step's metrics before the optimizer acts; what it raises leaves the weights alone.
         Raises:
             RunStopped: loss or gradient norm is not finite; the weights are those before the step.
         """
@@ -120,15 +128,22 @@ class MegatronTrainer:
         loss_value = values.pop("loss")
         if not math.isfinite(loss_value):
             raise RunStopped(f"step {number}: the loss is {loss_value}; want a finite one: lower the learning rate")
-        grad_norm = reduce_and_step(
-            self._optimizer, learning_rate=learning_rate, clip_grad_norm=self._optimizer_config.clip_grad_norm
-        )
+        grad_norm = gradient_norm(self._optimizer)
         if not math.isfinite(grad_norm):
             raise RunStopped(
                 f"step {number}: the gradient norm is {grad_norm}; want a finite one: lower the learning rate"
             )
+        metrics = StepMetrics(number, loss_value, grad_norm, learning_rate, values)
+        if check is not None:
+            check(metrics)
+        update(
+            self._optimizer,
+            learning_rate=learning_rate,
+            clip_grad_norm=self._optimizer_config.clip_grad_norm,
+            grad_norm=grad_norm,
+        )
         self._step_count = number
-        return StepMetrics(number, loss_value, grad_norm, learning_rate, values)
+        return metrics
 
     def logits(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
         """Logits of this data rank's rows, padding dropped, [T, V] per microbatch with this rank's share of ``V``.
