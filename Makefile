@@ -1,0 +1,26 @@
+# make demo      set up and run recipe tiny_cpu to its report
+# make test      set up and run linters, types and tests
+# make test-gpu  the tests that need a CUDA device, in the environment that is active
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-gpu lint clean
+
+demo: $(VENV)/.ready
+	$(BIN)/acereason run tiny_cpu --out runs/demo
+
+test: $(VENV)/.ready
+	bash scripts/system_packages.sh
+	bash scripts/check.sh
+
+lint: $(VENV)/.ready
+	bash scripts/check.sh lint
+
+test-gpu:
+	python3 -m pytest tests/gpu -m gpu
+
+$(VENV)/.ready: scripts/setup_env.sh requirements/cpu.txt pyproject.toml
+	bash scripts/setup_env.sh $(VENV)
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
