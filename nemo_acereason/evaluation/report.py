@@ -16,11 +16,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from nemo_acereason.evaluation.summary import build_summary
 from nemo_acereason.observe.jsonl import read_lines
 from nemo_acereason.observe.log import read_metrics
+from nemo_acereason.records import Verdict
 
 NUM_SAMPLE_STEPS = 3  # per stage: its first, middle and last step that kept samples
 NUM_SAMPLES_PER_STEP = 4
@@ -36,7 +37,8 @@ class Chart:
     series: tuple[tuple[str, str], ...]
     """(metric, name in the legend)."""
     form: str = "line"
-    """``line``, ``bars`` (stacked) or ``shares`` (stacked, of 100%)."""
+    """``line`` (with a moving mean where there are many steps), ``exact`` (a line without one), ``bars`` (stacked) or
+    ``shares`` (stacked, of 100%)."""
     axis: str = "number"
     """``number``, ``percent``, ``log`` or ``gib`` (bytes shown as GiB)."""
     stage_kind: str = ""
@@ -44,23 +46,25 @@ class Chart:
 
 
 CHARTS = (
-    Chart("Reward", "mean over samples; share of prompts with a correct one", (("reward_mean", "reward"), ("pass_rate", "pass rate"))),
+    Chart(
+        "Reward",
+        "mean over samples; share of prompts with a correct one",
+        (("reward_mean", "reward"), ("pass_rate", "pass rate")),
+    ),
     Chart(
         "Verdicts",
         "why responses got their reward",
-        tuple(
-            (f"verdict/{name}", name.replace("_", " "))
-            for name in (
-                "correct", "wrong", "no_answer", "unparseable", "unfinished",
-                "timeout", "memory", "output_limit", "crash", "forbidden",
-            )
-        ),
+        tuple((f"verdict/{name}", name.replace("_", " ")) for name in Verdict if name is not Verdict.INFRASTRUCTURE),
         form="shares",
     ),
     Chart(
         "Response length",
         "tokens",
-        (("response_tokens_mean", "mean"), ("response_tokens_p95", "95th percentile"), ("response_tokens_max", "longest")),
+        (
+            ("response_tokens_mean", "mean"),
+            ("response_tokens_p95", "95th percentile"),
+            ("response_tokens_max", "longest"),
+        ),
     ),
     Chart(
         "Clipped, and without signal",
@@ -73,14 +77,18 @@ CHARTS = (
     Chart(
         "Sampler against trainer",
         "how far the two disagree about the same tokens; logarithmic",
-        (("logp_error_max", "largest log-prob error"), ("token_prob_error", "mean probability error"), ("mismatch_kl", "KL")),
+        (
+            ("logp_error_max", "largest log-prob error"),
+            ("token_prob_error", "mean probability error"),
+            ("mismatch_kl", "KL"),
+        ),
         axis="log",
     ),
     Chart("Seconds by phase", "wall time of each step", (), form="bars"),
-    Chart("Tokens per second", "sampled (SFT: trained) tokens, over the whole step", (("tokens_per_s", "tokens/s"),)),
+    Chart("Tokens per second", "sampled (SFT: trained) tokens; evaluation apart", (("tokens_per_s", "tokens/s"),)),
     Chart("Loss, SFT", "nats per response token", (("loss", "loss"),), stage_kind="sft"),
     Chart("Loss, RL", "its value says little on-policy: watch the reward", (("loss", "loss"),), stage_kind="grpo"),
-    Chart("Learning rate", "", (("learning_rate", "learning rate"),)),
+    Chart("Learning rate", "of each step", (("learning_rate", "learning rate"),), form="exact"),
     Chart(
         "Peak memory",
         "GiB so far, by kind of process",
@@ -92,7 +100,7 @@ CHARTS = (
         ),
         axis="gib",
     ),
-)  # fmt: skip
+)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -104,7 +112,8 @@ def write_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     summary = build_summary(run_dir)
     rows, _ = read_metrics(run_dir)
-    page = _environment().get_template("report_template.html").render(
+    template = _environment().get_template("report_template.html")
+    page = template.render(
         summary=summary,
         headline=headline(summary),
         stages=summary["stages"],
@@ -113,8 +122,8 @@ def write_report(run_dir: Path) -> Path:
         last=rows[-1] if rows else {},
         plan=(run_dir / "plan.yaml").read_text(encoding="utf-8"),
         data=_json_for_script({"charts": _charts(rows, summary), "stages": _stage_spans(rows)}),
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - a fixed file of the plotly package
-    )  # fmt: skip
+        plotly=Markup(get_plotlyjs()),
+    )
     path = run_dir / "report.html"
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(page, encoding="utf-8")
@@ -196,11 +205,12 @@ def _charts(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> li
         lines = []
         for metric, label in series:
             points = [(row["step"], row[metric]) for row in shown if row.get(metric) is not None]
-            if not any(value for _, value in points) and chart.form != "line":
-                continue
-            if points:
+            is_stacked = chart.form in ("bars", "shares")
+            if any(value for _, value in points) if is_stacked else points:
                 lines.append({"name": label, "x": [x for x, _ in points], "y": [y for _, y in points]})
-        charts.append({"title": chart.title, "note": chart.note, "form": chart.form, "axis": chart.axis, "lines": lines})
+        charts.append(
+            {"title": chart.title, "note": chart.note, "form": chart.form, "axis": chart.axis, "lines": lines}
+        )
     return [chart for chart in charts if chart["lines"]]
 
 
@@ -251,7 +261,7 @@ def _json_for_script(value: Any) -> Markup:
     text = json.dumps(value, allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704 - holds no markup characters any more
+    return Markup(text)
 
 
 SPECIAL_TOKEN = re.compile(r"&lt;(?:/?think|\|[^|&]{1,40}\||/?s|/?tool_call)&gt;")
@@ -262,7 +272,7 @@ def visible_text(text: str) -> Markup:
     shown = "".join(
         chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else ("\u2421" if c == "\x7f" else c) for c in text
     )
-    return Markup(SPECIAL_TOKEN.sub(lambda match: f"<b class=token>{match[0]}</b>", str(escape(shown))))  # noqa: S704
+    return Markup(SPECIAL_TOKEN.sub(lambda match: f"<b class=token>{match[0]}</b>", str(escape(shown))))
 
 
 def _percent(share: float | None) -> str:

@@ -68,8 +68,14 @@ def build_summary(run_dir: Path) -> dict[str, Any]:
 
     seconds = _seconds_at_work(lines)
     stages = [
-        {**_stage_result(name, rows, events), "seconds": round(seconds.get(name, 0.0), 3), "eval": {}}
-        for name in plan.get("stages", {})
+        {
+            "name": name,
+            "kind": config.get("kind"),
+            **_stage_result(name, rows, events),
+            "seconds": round(seconds.get(name, 0.0), 3),
+            "eval": {},
+        }
+        for name, config in plan.get("stages", {}).items()
     ]
     for set_name, records in evaluations.items():
         _add_evaluations(stages, set_name, records)
@@ -113,17 +119,11 @@ def evaluation_scores(records: Sequence[EvaluationRecord]) -> dict[str, Any]:
 
 def _stage_result(name: str, rows: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     of_stage = [row for row in rows if row["stage"] == name]
-    # The last of each kind counts: a stage that was killed and resumed starts (and, at its very end, ends) twice.
-    start, end = {}, {}
-    for event in events:
-        if event.get("stage") == name and event["event"] == "stage_start":
-            start = event
-        elif event.get("stage") == name and event["event"] == "stage_end":
-            end = event
+    # A stage that was killed and resumed can start or end twice: the last time counts.
+    last = {event["event"]: event for event in events if event.get("stage") == name}
+    start, end = last.get("stage_start", {}), last.get("stage_end", {})
     by_kind = {kind: int(sum(row.get(f"tokens/{kind}") or 0 for row in of_stage)) for kind in TOKEN_KINDS}
     return {
-        "name": name,
-        "kind": start.get("kind"),
         "steps": len(of_stage),
         "start_step": of_stage[0]["step"] - 1 if of_stage else start.get("step", 0),
         "end_step": of_stage[-1]["step"] if of_stage else start.get("step", 0),

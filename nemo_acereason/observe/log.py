@@ -81,13 +81,16 @@ class RunLog:
 
         Args:
             step: the last optimizer step before it; 0 before the first.
-            fields: plain JSON; numbers inside ``metrics={...}`` also go to the loggers.
+            fields: plain JSON; numbers inside ``metrics={...}`` also go to the loggers, as ``EVENT/NAME/metric``
+                when there is a ``name`` among the fields.
         """
         append_lines(self.metrics_file, [{"event": event, "step": step, "time": time.time(), **fields}])
-        metrics = fields.get("metrics")
-        if metrics:
+        path = "/".join([event, *([fields["name"]] if "name" in fields else [])])
+        values = {f"{path}/{name}": _plain(value) for name, value in fields.get("metrics", {}).items()}
+        if values:
             for logger in (self._tensorboard, *self._further):
-                logger.log_metrics({name: _plain(value) for name, value in metrics.items()}, step=step)
+                logger.log_metrics(values, step=step)
+                logger.save()
 
     def log_samples(self, stage: str, step: int, groups: Sequence[ScoredGroup], limit: int) -> None:
         """Some scored responses for a person to read, correct and other ones in turn, from different prompts first."""
@@ -114,8 +117,11 @@ class RunLog:
     def resume_at(self, step: int) -> None:
         """Forget everything after ``step``, in metrics, samples, evaluations and TensorBoard, and log a ``resume``.
 
-        A run killed at step k+3 and resumed from its checkpoint at k would else hold steps k+1 to k+3 twice.
+        A run killed at step k+3 and resumed from its checkpoint at k would else hold steps k+1 to k+3 twice. Call it
+        at every start, with 0 when there is no checkpoint: a new run has nothing to forget and logs no ``resume``.
         """
+        if not self.metrics_file.exists():
+            return
         for path in (self.metrics_file, self.samples_file, *sorted((self.run_dir / "evaluations").glob("*.jsonl"))):
             drop_after(path, step)
         self._tensorboard = self._make_tensorboard(self.run_dir, purge_step=step + 1)

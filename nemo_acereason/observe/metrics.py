@@ -23,14 +23,16 @@ name                        unit      meaning
 ``tokens/prompt``           tokens    prompts of the step, each once however many samples it has
 ``tokens/response``         tokens    sampled in the step
 ``tokens/trained``          tokens    with a weight in the loss (SFT stages too)
-``tokens_per_s``            tokens/s  sampled (SFT: trained) tokens by the seconds of the whole step
+``tokens_per_s``            tokens/s  sampled (SFT: trained) tokens by the seconds of the step, evaluation apart
 ``seconds/PHASE``           s         by :mod:`nemo_acereason.observe.phases`; ``seconds/step`` is the whole
 ``memory/KIND_bytes``       bytes     peak so far: ``trainer``, ``engine``, ``reward_pool``, ``driver``
 ``loss``, ``grad_norm``     --        from the trainer
 ``learning_rate``           --        from the trainer
 ``entropy``                 nats      mean over response tokens, from the trainer
 ``mismatch_kl``             nats      sampler against trainer, from the trainer
-``token_prob_error``        nats      mean \\|sampler - trainer\\| log-prob, from the trainer
+``token_prob_error``        --        mean \\|sampler - trainer\\| probability of the taken token, from the trainer
+``logp_error_mean``         nats      mean \\|sampler - trainer\\| log-prob, from the trainer
+``logp_error_max``          nats      the largest of them in the step, from the trainer
 =========================== ========= =====================================================================
 
 A *judged* sample is one whose verdict is not ``infrastructure``. The ones marked "from the trainer" pass through
@@ -41,7 +43,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nemo_acereason.records import Score, ScoredGroup, StepMetrics, Verdict
 
@@ -92,10 +94,15 @@ def trainer_metrics(step: StepMetrics) -> dict[str, float]:
     }
 
 
-def tokens_per_s(metrics: dict[str, float]) -> dict[str, float]:
+def step_seconds(metrics: Mapping[str, float]) -> float:
+    """Seconds of a step without the evaluation that came before it; 0 where none were taken."""
+    return metrics.get("seconds/step", 0.0) - metrics.get("seconds/evaluate", 0.0)
+
+
+def tokens_per_s(metrics: Mapping[str, float]) -> dict[str, float]:
     """``tokens_per_s`` of a step that already has its ``tokens/*`` and ``seconds/step``; empty when one is missing."""
     num_tokens = metrics.get("tokens/response", metrics.get("tokens/trained"))
-    seconds = metrics.get("seconds/step", 0.0)
+    seconds = step_seconds(metrics)
     return {"tokens_per_s": num_tokens / seconds} if num_tokens is not None and seconds > 0 else {}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
+
+from nemo_acereason.observe.metrics import step_seconds
 
 NUM_STEPS_FOR_SPEED = 10  # the time left follows the present response length, not that of the first steps
 
@@ -24,17 +25,10 @@ class Progress:
         console: None: standard output.
     """
 
-    def __init__(
-        self,
-        stages: Mapping[str, int],
-        console: Console | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, stages: Mapping[str, int], console: Console | None = None) -> None:
         # A log file has no width to fit: a wrapped line would be two to grep through.
         self._console = console or Console(soft_wrap=True)
         self._stages = dict(stages)
-        self._clock = clock
-        self._last_end = clock()
         self._step_seconds: deque[float] = deque(maxlen=NUM_STEPS_FOR_SPEED)
         self._tasks: dict[str, TaskID] = {}
         self._width = max((len(name) for name in stages), default=0)
@@ -49,8 +43,6 @@ class Progress:
             )
 
     def __enter__(self) -> Self:
-        if self._bars:
-            self._bars.start()
         return self
 
     def __exit__(
@@ -60,23 +52,19 @@ class Progress:
             self._bars.stop()
 
     def begin_stage(self, stage: str, stage_step: int = 0) -> None:
-        """A stage starts, or goes on after ``stage_step`` steps; the clock of its first step starts here."""
-        self._last_end = self._clock()
+        """A stage starts, or goes on after ``stage_step`` steps."""
         self._step_seconds.clear()
         if self._bars:
+            self._bars.start()  # not before: a rank without a log leaves the terminal alone
             self._tasks[stage] = self._bars.add_task(
                 escape(stage.ljust(self._width)), total=self._stages[stage], completed=stage_step, text=""
             )
 
     def step(self, stage: str, stage_step: int, metrics: Mapping[str, float]) -> None:
-        """Optimizer step ``stage_step`` (from 1) of ``stage`` is done."""
-        now = self._clock()
-        self._step_seconds.append(now - self._last_end)
-        self._last_end = now
+        """Optimizer step ``stage_step`` (from 1) of the stage last begun is done."""
+        self._step_seconds.append(step_seconds(metrics))
         text = "  ".join([*_figures(metrics), f"{_duration(self._seconds_left(stage, stage_step))} left"])
         if self._bars:
-            if stage not in self._tasks:
-                self.begin_stage(stage, stage_step)
             self._bars.update(self._tasks[stage], completed=stage_step, text=text)
         else:
             total = self._stages[stage]

