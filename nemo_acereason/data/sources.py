@@ -8,7 +8,6 @@ config asks for it (``limit``, ``skip_empty``, ``transform``).
 from __future__ import annotations
 
 import difflib
-import importlib
 import itertools
 import json
 import logging
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_acereason.config.load import import_function
 from nemo_acereason.config.schema import DataConfig
 from nemo_acereason.errors import DataError
 
@@ -35,11 +35,12 @@ def load_rows(config: DataConfig, wanted: Sequence[str] = PROMPT_FIELDS) -> list
         wanted: :class:`DataConfig` fields (such as ``problem``) whose columns every row must fill.
     Raises:
         DataError: no such source, not readable, a wanted column missing or empty, no rows at all.
+        ConfigError: ``source`` or ``transform`` names a function that cannot be imported.
     """
     columns = [getattr(config, field) for field in wanted]
     if config.prompt_id:
         columns.append(config.prompt_id)
-    transform = _function(config.transform, "transform") if config.transform else None
+    transform = import_function(config.transform, "data.transform") if config.transform else None
     rows: list[Row] = []
     num_empty = 0
     for where, row in itertools.islice(_located_rows(config), config.limit or None):
@@ -138,25 +139,12 @@ def _hugging_face_rows(config: DataConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _generated_rows(config: DataConfig) -> Iterator[tuple[str, Any]]:
-    function = _function(config.source, "source")
+    function = import_function(config.source, "data.source")
     try:
         rows: Iterable[Any] = function(**config.options)
     except TypeError as error:
         raise DataError(f"{config.source}: {error}; correct data.options={config.options}") from None
     yield from ((f"{config.source} row {number}", row) for number, row in enumerate(rows, 1))
-
-
-def _function(name: str, key: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        raise DataError(f"data.{key}={name}: want module:function")
-    try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"data.{key}={name}: {error}; want an importable module:function") from None
-    if not callable(function):
-        raise DataError(f"data.{key}={name}: is a {type(function).__name__}; want a function")
-    return function  # type: ignore[no-any-return]
 
 
 def _transformed(transform: Callable[..., Any], row: Any, where: str) -> Any:

@@ -15,7 +15,7 @@ import pytest
 
 from nemo_acereason.config.schema import DataConfig
 from nemo_acereason.data.sources import SFT_FIELDS, load_rows, row_id
-from nemo_acereason.errors import DataError
+from nemo_acereason.errors import DataError, UserError
 
 ROWS = [{"problem": "1+1", "answer": "2", "level": 1}, {"problem": "2+2\u2028!", "answer": "4", "level": 2}]
 
@@ -109,11 +109,13 @@ def test_bad_file_is_refused_naming_the_place(tmp_path: Path, text: str, message
         (DataConfig(), "data.source is empty"),
         (DataConfig(source="missing.jsonl"), "missing.jsonl: no such file"),
         (DataConfig(source="rows.csv"), "rows.csv: unknown kind of source; want a .json, .jsonl or .parquet"),
-        (DataConfig(source="no_such_module:rows"), "No module named 'no_such_module'"),
-        (DataConfig(source="json:rows"), "module 'json' has no attribute 'rows'"),
-        (DataConfig(source="json:__name__"), "is a str; want a function"),
+        (DataConfig(source="no_such_module:rows"), "data.source='no_such_module:rows': cannot import no_such_module"),
+        (DataConfig(source="json:lod"), "data.source='json:lod': no function lod there"),
         (DataConfig(source=f"{__name__}:endless_rows", options={"begin": 1}), "correct data.options={'begin': 1}"),
-        (DataConfig(source=f"{__name__}:endless_rows", limit=1, transform="halve"), "want module:function"),
+        (
+            DataConfig(source=f"{__name__}:endless_rows", limit=1, transform="halve"),
+            "data.transform='halve'; want module:function",
+        ),
         (
             DataConfig(source=f"{__name__}:endless_rows", limit=1, transform=f"{__name__}:halve_level"),
             "row 1 after .*:halve_level: KeyError: 'level'",
@@ -122,7 +124,7 @@ def test_bad_file_is_refused_naming_the_place(tmp_path: Path, text: str, message
     ],
 )
 def test_wrong_source_gets_one_line(config: DataConfig, message: str) -> None:
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_rows(config)
     assert "\n" not in str(caught.value)
 
