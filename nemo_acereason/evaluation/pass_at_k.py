@@ -75,13 +75,6 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return -math.expm1(log_miss)
 
 
-def mean_pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
-    """:func:`pass_at_k` averaged over problems, given as (samples, correct ones)."""
-    if not counts:
-        raise ValueError("pass@k over no problems; give at least one")
-    return math.fsum(pass_at_k(samples, correct, k) for samples, correct in counts) / len(counts)
-
-
 def _check(num_samples: int, num_correct: int) -> None:
     if num_samples < 1 or not 0 <= num_correct <= num_samples:
         raise ValueError(f"{num_correct} correct of {num_samples} samples; want 0 <= correct <= samples, samples >= 1")
