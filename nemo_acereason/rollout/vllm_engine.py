@@ -1,0 +1,294 @@
+"""The rollout engine on vLLM, as the trainer's leader sees it: a thin client of a worker process.
+
+vLLM itself is never imported here. The worker gets an environment of its own: torchrun's variables and the trainer's
+thread settings would otherwise make vLLM join the wrong process group or run on one core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nemo_acereason
+from nemo_acereason.config.model_arch import read_model_arch
+from nemo_acereason.config.schema import RolloutConfig
+from nemo_acereason.errors import ConfigError, EngineError, WeightSyncError
+from nemo_acereason.records import Prompt, Receipt, Sample, Sampling
+from nemo_acereason.resharding.name_map import hf_shapes
+from nemo_acereason.resharding.receiver import check_manifest
+from nemo_acereason.rollout.messages import (
+    Abort,
+    AskMemory,
+    Failed,
+    Finished,
+    Generate,
+    JobDone,
+    Memory,
+    Ready,
+    Refit,
+    Start,
+)
+
+_OF_THE_TRAINER = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "MASTER_ADDR"),
+    *("ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_PORT", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+)
+_OF_THE_TRAINER_PREFIXES = ("TORCHELASTIC_", "TORCHDYNAMO_", "TORCH_NCCL_", "NVTE_", "GOMP_", "KMP_")
+_GRACE_S = 5.0
+"""How long a worker may take to end by itself."""
+
+Wanted = TypeVar("Wanted")
+
+
+class VllmEngine:
+    """Implements :class:`nemo_acereason.protocols.RolloutEngine`.
+
+    The constructor returns at once, while vLLM starts (some 10 s on a CPU); the first call that needs it waits.
+
+    Args:
+        model_dir: Hugging Face directory with config and tokenizer; without weights the first refit brings them.
+        config: of the engine.
+        dtype: of the engine's weights where ``config.dtype`` is ``auto``.
+        max_model_len: tokens of the longest prompt and response together.
+        seed: of what no request's own seed decides.
+        log_path: file that takes vLLM's output.
+    Raises:
+        ConfigError: no such model, or one that is not supported.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        config: RolloutConfig,
+        *,
+        dtype: str,
+        max_model_len: int,
+        seed: int,
+        log_path: Path,
+    ) -> None:
+        self._config = config
+        self._max_model_len = max_model_len
+        self._log_path = log_path
+        self._wanted = hf_shapes(read_model_arch(model_dir))
+        self._version = 0
+        self._is_ready = False
+        self._num_jobs = 0
+        self._open_job: int | None = None
+        self._failure = ""
+        self._peak_memory = 0
+        start = Start(
+            model_dir=str(model_dir),
+            load_weights=any(Path(model_dir).glob("*.safetensors")),
+            dtype=dtype if config.dtype == "auto" else config.dtype,
+            max_model_len=max_model_len,
+            seed=seed,
+            tensor_parallel=config.tensor_parallel,
+            max_num_seqs=config.max_num_seqs,
+            kv_cache_bytes=int(config.kv_cache_gib * 2**30),
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            enforce_eager=config.enforce_eager,
+        )
+        self._connection, theirs = Pipe()
+        lifeline_read, self._lifeline = os.pipe()
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "nemo_acereason.rollout.vllm_worker", str(theirs.fileno()), str(lifeline_read)],
+                env=worker_environment(os.environ, config),
+                pass_fds=(theirs.fileno(), lifeline_read),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        theirs.close()
+        os.close(lifeline_read)
+        self._send(start)
+
+    @property
+    def version(self) -> int:
+        """Refits received; 0: the weights it started with."""
+        return self._version
+
+    def wait_until_ready(self) -> None:
+        """Return when vLLM stands.
+
+        Raises:
+            EngineError: it did not start; names the cause and the log.
+        """
+        if not self._is_ready:
+            self._receive(Ready)
+            self._is_ready = True
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, int, Sample]]:
+        """Begin to draw, and yield each response as it finishes; see the protocol.
+
+        A model's own end-of-turn tokens end a response besides ``sampling.stop_token_ids``. An iterator that is left
+        unfinished is dropped by the next call.
+
+        Raises:
+            ConfigError: a prompt and the longest response do not fit into ``max_model_len``.
+            EngineError: the engine died or went silent.
+        """
+        if len(seeds) != len(prompts):
+            raise EngineError(f"{len(seeds)} seeds for {len(prompts)} prompts; want one each")
+        for prompt in prompts:
+            if len(prompt.token_ids) + sampling.max_tokens > self._max_model_len:
+                raise ConfigError(
+                    f"prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens: with a response of up to "
+                    f"{sampling.max_tokens} more than the engine's {self._max_model_len}; leave long prompts out by "
+                    "max_prompt_tokens"
+                )
+        self._settle()
+        self._num_jobs += 1
+        self._open_job = self._num_jobs
+        self._send(Generate(self._num_jobs, tuple(p.token_ids for p in prompts), tuple(seeds), sampling))
+        return self._responses(self._num_jobs)
+
+    def receive_weights(self, manifest: Mapping[str, Any]) -> Receipt:
+        """Take the weights of the buffer the manifest names, and drop cached prefixes.
+
+        Raises:
+            WeightSyncError: not the next version; a tensor missing, doubled, unknown or of the wrong shape; vLLM
+                refused it.
+            EngineError: the engine died or went silent.
+        """
+        check_manifest(manifest, self._wanted, self._version)
+        self._settle()
+        self._send(Refit(manifest))
+        receipt = self._receive(Receipt)
+        self._version = receipt.version
+        return receipt
+
+    def peak_memory_bytes(self) -> int:
+        """Highest memory so far of the worker and vLLM's own processes together; after the end, what was last seen."""
+        if not self._failure:
+            self._settle()
+            self._send(AskMemory())
+            self._peak_memory = self._receive(Memory).num_bytes
+        return self._peak_memory
+
+    def close(self) -> None:
+        """End the worker and every process it started; safe to call twice."""
+        self._failure = self._failure or "was closed"
+        self._connection.close()
+        if self._lifeline < 0:
+            return
+        os.close(self._lifeline)
+        self._lifeline = -1
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _responses(self, job: int) -> Iterator[tuple[int, int, Sample]]:
+        while self._open_job == job:
+            answer = self._receive(Finished, JobDone)
+            if isinstance(answer, JobDone):
+                self._open_job = None
+            else:
+                yield answer.prompt_index, answer.sample_index, answer.sample
+
+    def _settle(self) -> None:
+        """Wait for the engine to stand, and drop a job that nobody reads any more."""
+        self.wait_until_ready()
+        if self._open_job is not None:
+            self._send(Abort(self._open_job))
+            while not isinstance(self._receive(Finished, JobDone), JobDone):
+                pass
+            self._open_job = None
+
+    def _send(self, request: Any) -> None:
+        if self._failure:
+            raise EngineError(f"the vLLM worker is gone: it {self._failure}")
+        try:
+            self._connection.send(request)
+        except OSError:
+            raise self._broken("ended") from None
+
+    def _receive(self, *wanted: type[Wanted]) -> Wanted:
+        """The next answer of one of the kinds; signs of life go by unseen.
+
+        Raises:
+            WeightSyncError: the worker could not take the weights.
+            EngineError: it failed, died or went silent.
+        """
+        if self._failure:
+            raise EngineError(f"the vLLM worker is gone: it {self._failure}")
+        while True:
+            try:
+                if not self._connection.poll(self._config.timeout_s):
+                    raise self._broken(f"said nothing for {self._config.timeout_s:g} s")
+                answer = self._connection.recv()
+            except (EOFError, OSError):
+                raise self._broken("ended") from None
+            if isinstance(answer, wanted):
+                return answer
+            if isinstance(answer, Failed):
+                if answer.of_refit:
+                    raise WeightSyncError(f"vLLM did not take the weights: {answer.reason}; log: {self._log_path}")
+                raise self._broken(f"failed: {answer.reason}")
+
+    def _broken(self, how: str) -> EngineError:
+        """What happened to the worker, as an error; whatever is left of it is ended."""
+        if how == "ended":
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its status follows the closed socket by a moment
+                self._process.wait(_GRACE_S)
+            status = self._process.poll()
+            if status is not None:
+                how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        self._failure = how
+        self.close()
+        return EngineError(f"the vLLM worker {how}; last line of {self._log_path}: {_last_line(self._log_path)}")
+
+
+def worker_environment(environment: Mapping[str, str], config: RolloutConfig) -> dict[str, str]:
+    """The worker's environment: the caller's, without what belongs to the trainer."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name not in _OF_THE_TRAINER and not name.startswith(_OF_THE_TRAINER_PREFIXES)
+    }
+    cores = sorted(os.sched_getaffinity(0))
+    num_threads = config.num_threads or len(cores)
+    package_root = str(Path(nemo_acereason.__file__).parent.parent)
+    kept |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH", "")])),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if config.tensor_parallel == 1:
+        # the engine core in the worker itself: no second process, no copy of every output
+        kept |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(num_threads)}
+    else:
+        kept["VLLM_CPU_OMP_THREADS_BIND"] = thread_bind(cores[:num_threads], config.tensor_parallel)
+    return kept
+
+
+def thread_bind(cores: Sequence[int], tensor_parallel: int) -> str:
+    """vLLM's notation for the cores of each tensor-parallel process.
+
+    >>> thread_bind([0, 1, 2, 3], 2)
+    '0,1|2,3'
+    """
+    share = max(1, len(cores) // tensor_parallel)
+    groups = [cores[i * share : (i + 1) * share] or [cores[i % len(cores)]] for i in range(tensor_parallel)]
+    return "|".join(",".join(map(str, group)) for group in groups)
+
+
+def _last_line(log_path: Path) -> str:
+    lines = [line.strip() for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "(empty)"
