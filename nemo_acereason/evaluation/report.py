@@ -25,7 +25,7 @@ from nemo_acereason.records import Verdict
 
 NUM_SAMPLE_STEPS = 3  # per stage: its first, middle and last step that kept samples
 NUM_SAMPLES_PER_STEP = 4
-FOLD_CHARS = 600  # longer texts are folded, with this much shown
+FOLD_START, FOLD_END = 300, 200  # of a folded text this much shows: how it begins, and its answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,5 +320,5 @@ def _environment() -> Environment:
         "count": _count,
         "gib": lambda num_bytes: f"{num_bytes / 2**30:.2f} GiB",
     }
-    environment.globals["fold_chars"] = FOLD_CHARS
+    environment.globals |= {"fold_start": FOLD_START, "fold_end": FOLD_END}
     return environment

@@ -4,7 +4,8 @@ So it can be made again at any time, also of a run in progress. Shares (avg@k, p
 
 ::
 
-    {"recipe", "description", "seed", "git_commit", "versions": {package: version}, "is_finished", "steps", "seconds",
+    {"recipe", "description", "seed", "git_commit", "versions": {package: version}, "is_finished", "stop_reason",
+     "steps", "seconds",
      "stages": [{"name", "kind", "steps", "start_step", "end_step", "seconds",
                  "tokens", "tokens_by_kind": {"prompt", "response", "trained"}, "exit_reason",
                  "eval": {SET: {"before": {"avg@8", "avg@8_stderr", "avg@8_stderr_problems", "pass@1", ..., "pass@8",
@@ -86,6 +87,8 @@ def build_summary(run_dir: Path) -> dict[str, Any]:
         "git_commit": versions.pop("git_commit", None),
         "versions": versions,
         "is_finished": bool(stages) and all(stage["exit_reason"] is not None for stage in stages),
+        # A run that went on after a stop has later lines.
+        "stop_reason": lines[-1].get("reason") if lines and lines[-1].get("event") == "stop" else None,
         "steps": len(rows),
         "seconds": round(sum(seconds.values()), 3),
         "stages": stages,

@@ -5,7 +5,7 @@ Held by rank 0 alone. Nothing is computed here (:mod:`nemo_acereason.observe.met
 
 ``metrics.jsonl`` has two kinds of lines. A *row* is one optimizer step: ``step`` (over all stages), ``stage``,
 ``stage_step`` (both steps count from 1), ``time`` (unix seconds) and every metric. An *event* also has ``event``:
-``stage_start``, ``stage_end``, ``evaluation`` or ``resume``.
+``stage_start``, ``stage_end``, ``evaluation``, ``resume`` or ``stop``.
 """
 
 from __future__ import annotations
@@ -137,6 +137,13 @@ def read_metrics(run_dir: Path) -> tuple[list[dict[str, Any]], list[dict[str, An
     """Rows (one per optimizer step) and events of a run, each in the order written; both empty before the first."""
     lines = read_lines(Path(run_dir) / "metrics.jsonl")
     return [line for line in lines if "event" not in line], [line for line in lines if "event" in line]
+
+
+def log_stop(run_dir: Path, reason: str) -> None:
+    """Say at the end of a run's records why it stopped short; for who watches the run from outside its ranks."""
+    path = Path(run_dir) / "metrics.jsonl"
+    step = max((line["step"] for line in read_lines(path)), default=0)
+    append_lines(path, [{"event": "stop", "step": step, "time": time.time(), "reason": reason}])
 
 
 def telling_samples(groups: Sequence[ScoredGroup], limit: int) -> list[tuple[ScoredGroup, Sample, Score]]:

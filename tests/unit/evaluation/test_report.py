@@ -13,6 +13,7 @@ from nemo_acereason.errors import DataError
 from nemo_acereason.evaluation.report import headline, visible_text, write_report
 from nemo_acereason.evaluation.summary import build_summary
 from nemo_acereason.observe.jsonl import append_lines
+from nemo_acereason.observe.log import log_stop
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}<!-- & \x07"
 
@@ -185,7 +186,8 @@ def test_long_texts_are_folded(tmp_path: Path, page: Page) -> None:
     folds = [tag for tag, _ in page.tags].count("details")
     long = page_of(make_run(tmp_path, hostile_text="so " * 400 + "THE END"))
     assert [tag for tag, _ in long.tags].count("details") == folds + 9 * 4
-    assert long.text.count("THE END") == 9 * 4  # nothing is cut away
+    assert long.text.count("so " * 400 + "THE END") == 9 * 4  # nothing is cut away
+    assert long.text.count("THE END") == 2 * 9 * 4  # and the folded view has the answer
 
 
 def test_special_tokens_are_marked_and_control_characters_visible() -> None:
@@ -209,6 +211,16 @@ def test_run_without_evaluations_tells_the_reward(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert "No held-out result yet; the mean reward of the last step is 0.250." in page.text
     assert [chart["title"] for chart in page.data["charts"]] == ["Reward"]
+
+
+def test_reason_of_a_stop_is_on_the_page_until_the_run_goes_on(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, num_steps=75)
+    log_stop(run_dir, "step 76: sampler and trainer differ by 0.2 nats <b>")
+    page = page_of(run_dir)
+    assert "run report · stopped" in page.text
+    assert "step 76: sampler and trainer differ by 0.2 nats <b>" in page.text
+    append_lines(run_dir / "metrics.jsonl", [{"event": "resume", "step": 75, "time": 2e9}])
+    assert "sampler and trainer differ" not in page_of(run_dir).text
 
 
 def scores(value: float) -> dict[str, Any]:

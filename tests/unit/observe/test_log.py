@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nemo_acereason.config.schema import LogConfig
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.observe.jsonl import append_lines, read_lines
-from nemo_acereason.observe.log import RunLog, read_metrics, telling_samples
+from nemo_acereason.observe.log import RunLog, log_stop, read_metrics, telling_samples
 from nemo_acereason.records import Prompt, Sample, Score, ScoredGroup, Verdict
 
 GIVEN: list[tuple[int | None, dict[str, Any]]] = []
@@ -107,6 +107,17 @@ def test_start_over_without_a_checkpoint_keeps_no_step(tmp_path: Path) -> None:
 def test_new_run_has_nothing_to_resume(tmp_path: Path) -> None:
     RunLog(tmp_path).resume_at(0)
     assert read_metrics(tmp_path) == ([], [])
+
+
+def test_stop_is_recorded_after_the_last_step(tmp_path: Path) -> None:
+    log_stop(tmp_path, "killed before the first step")
+    append_lines(tmp_path / "metrics.jsonl", [{"step": 4, "stage": "math", "stage_step": 4, "time": 0.0}])
+    log_stop(tmp_path, "killed")
+    _, events = read_metrics(tmp_path)
+    assert [(event["event"], event["step"], event["reason"]) for event in events] == [
+        ("stop", 0, "killed before the first step"),
+        ("stop", 4, "killed"),
+    ]
 
 
 def test_samples_hold_what_a_person_wants_to_read(tmp_path: Path) -> None:
