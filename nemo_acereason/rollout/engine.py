@@ -1,0 +1,46 @@
+"""Which engine a plan's ``rollout.engine`` names. Builds it, no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nemo_acereason.config.load import import_function
+from nemo_acereason.config.schema import RolloutConfig
+from nemo_acereason.errors import ConfigError
+from nemo_acereason.protocols import RolloutEngine
+
+
+def build_engine(
+    config: RolloutConfig, *, model_dir: Path, dtype: str, max_model_len: int, seed: int, log_path: Path
+) -> RolloutEngine:
+    """The engine of a plan; it may still be starting when this returns.
+
+    Args:
+        dtype: of the engine's weights where ``config.dtype`` is ``auto``.
+        max_model_len: tokens of the longest prompt and response together.
+        seed: of what no request's own seed decides.
+        log_path: file for the engine's own output.
+    Raises:
+        ConfigError: an engine that does not exist, or options it does not take.
+    """
+    # imported here: a scripted run needs nothing of vLLM's client, and the other way round
+    if config.engine == "vllm":
+        from nemo_acereason.rollout.vllm_engine import VllmEngine
+
+        if config.options:
+            raise ConfigError(f"rollout.options={dict(config.options)}: the vllm engine takes none; leave it out")
+        return VllmEngine(model_dir, config, dtype=dtype, max_model_len=max_model_len, seed=seed, log_path=log_path)
+    if config.engine == "scripted":
+        from nemo_acereason.rollout.scripted_engine import ScriptedEngine
+
+        unknown = set(config.options) - {"responses", "logprob"}
+        if unknown or "responses" not in config.options:
+            raise ConfigError(
+                f"rollout.options={dict(config.options)}: the scripted engine wants responses, and may have logprob"
+            )
+        return ScriptedEngine(model_dir, **config.options)
+    build = import_function(config.engine, "rollout.engine")
+    engine: RolloutEngine = build(
+        config, model_dir=model_dir, dtype=dtype, max_model_len=max_model_len, seed=seed, log_path=log_path
+    )
+    return engine
