@@ -45,7 +45,7 @@ class RolloutEngine(Protocol):
 
     @property
     def version(self) -> int:
-        """Optimizer steps behind the weights it was last given; -1: none given yet."""
+        """Refits received; 0: the weights it started with."""
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]

@@ -79,7 +79,7 @@ class Sample:
     finish_reason: str
     """``stop`` or ``length``."""
     policy_version: int
-    """The weights that made it: optimizer steps taken before they were handed over."""
+    """The weights that made it: the number of refits the engine had received."""
 
     @property
     def is_unfinished(self) -> bool:

@@ -1,0 +1,533 @@
+"""Runs programs in a warm sandbox: the :class:`~nemo_acereason.protocols.CodeExecutor` of this package.
+
+::
+
+    executor ── control (seqpacket) ──> template ──fork──> child        one child per run, killed and reaped after it
+        └───────── channel (stream), stdin and stdout (memory files) ────┘
+
+The executor watches the limits from outside: CPU seconds by the kernel's clock of the child (whose process id comes
+from the kernel with the child's first message), wall seconds, and the size of what comes back. It does not judge.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemo_acereason.records import RunLimits, RunResult, Verdict
+from nemo_acereason.rewards.code_values import ValueRefused, check
+from nemo_acereason.sandbox.inside import wire
+from nemo_acereason.sandbox.warm import TemplateDied, WarmTemplate, choose_level
+
+_GRACE_S = 5.0
+"""For the template to kill and reap; it takes milliseconds, unless the machine swaps."""
+_START_S = 20.0
+"""From the request to the child's first message."""
+_MAX_ATTEMPTS = 4
+"""With a new template each, before a run is given up as infrastructure."""
+_NUM_PROCESSES = 64
+"""Threads of one run, the template included."""
+_CREDENTIALS = struct.Struct("3i")
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+class SandboxExecutor:
+    """Runs programs, one at a time, in children of one warm template that is started when first needed.
+
+    A template that dies is replaced and the run repeated; one whose program left files is thrown away with them.
+    For one thread only. :meth:`close` ends the template; it also dies with this process.
+
+    Raises:
+        ConfigError: the isolation asked for cannot be had on this machine.
+    """
+
+    def __init__(self, isolation: str = "auto") -> None:
+        self.level = choose_level(isolation)
+        self._template: WarmTemplate | None = None
+        self._judge: SandboxExecutor | None = None
+        self._isolation = isolation
+
+    def run(self, code: str, stdin: str, limits: RunLimits) -> RunResult:
+        """Run a whole program on one input (``protocols.CodeExecutor``)."""
+        return self._attempt(lambda: self._run_once(code, stdin, limits))
+
+    def load(self, code: str, limits: RunLimits, setup: str = "") -> LoadedRun:
+        """Run a program's top level and keep it for calls (``protocols.CodeExecutor``)."""
+        return LoadedRun(self, code, limits, setup)
+
+    def close(self) -> None:
+        """End the template and the script's, if any; safe to call twice."""
+        for one in (self._template, self._judge):
+            if one is not None:
+                one.close()
+        self._template = self._judge = None
+
+    def warm(self) -> WarmTemplate:
+        """The template, started if there is none.
+
+        Raises:
+            TemplateDied: it does not start.
+        """
+        if self._template is None:
+            self._template = WarmTemplate(self.level)
+        return self._template
+
+    def discard(self) -> None:
+        """Throw the template away; the next run starts another."""
+        if self._template is not None:
+            self._template.close()
+            self._template = None
+
+    def _attempt(self, once: Any) -> RunResult:
+        reason = ""
+        for attempt in range(_MAX_ATTEMPTS):
+            try:
+                result: RunResult = once()
+                return result
+            except (TemplateDied, OSError) as error:
+                reason = str(error)
+                self.discard()
+                time.sleep(0.05 * attempt)
+        return RunResult(Verdict.INFRASTRUCTURE, detail=f"the sandbox failed {_MAX_ATTEMPTS} times: {reason}")
+
+    def _run_once(self, code: str, stdin: str, limits: RunLimits) -> RunResult:
+        given = _memory_file("stdin", stdin.encode("utf-8", "replace"))
+        printed = os.memfd_create("stdout")
+        try:
+            with Run(self, "stdin", limits, [given, printed]) as run:
+                run.send({"code": code})
+                message = run.receive()
+                end = run.end()
+            size = os.fstat(printed).st_size
+            if run.failure is None and size >= limits.output_bytes:
+                run.fail(Verdict.OUTPUT_LIMIT, f"printed {limits.output_bytes} bytes or more")
+            if run.failure is not None:
+                return run.result()
+            if message is not None and "error" in message:
+                return _raised(message, end["cpu_s"])
+            if end["status"] != 0:  # os._exit(0) after printing is an end like any other
+                return _died(end)
+            output = os.pread(printed, size, 0) if size else b""
+            return RunResult(output=output.decode("utf-8", "replace"), cpu_s=end["cpu_s"])
+        finally:
+            os.close(given)
+            os.close(printed)
+
+    def run_script(
+        self,
+        script: str,
+        code: str,
+        limits: RunLimits,
+        *,
+        setup: str,
+        functions: Sequence[str],
+        entry_point: str | None,
+    ) -> RunResult:
+        """Run asserts in one sandbox, the program in another (``protocols.CodeExecutor``).
+
+        The script's side is trusted as far as the data set is; it sees plain values only.
+        """
+        if self._judge is None:
+            self._judge = SandboxExecutor(self._isolation)
+        judge = self._judge
+        return judge._attempt(
+            lambda: self._run_script_once(judge, script, code, limits, setup, list(functions), entry_point)
+        )
+
+    def _run_script_once(
+        self,
+        judge: SandboxExecutor,
+        script: str,
+        code: str,
+        limits: RunLimits,
+        setup: str,
+        functions: list[str],
+        entry_point: str | None,
+    ) -> RunResult:
+        nonce = secrets.token_hex(16)
+        with self.load(code, limits, setup) as program, Run(judge, "script", limits) as run:
+            if program.failed is not None:
+                return program.failed
+            run.send(
+                {
+                    "setup": setup,
+                    "script": script,
+                    "functions": functions,
+                    "entry_point": entry_point,
+                    "nonce": nonce,
+                }
+            )
+            raised: RunResult | None = None
+            while True:
+                run.restart_clock()
+                message = run.receive()
+                if message is None:
+                    end = run.end()
+                    return run.result() if run.failure else _died(end)
+                if "passed" in message:
+                    run.end()
+                    return RunResult(cpu_s=program.cpu_s) if message["passed"] == nonce else RunResult(Verdict.WRONG)
+                if "error" in message:
+                    if message["error"] != "AssertionError" and raised is not None:
+                        return raised
+                    return RunResult(Verdict.WRONG, cpu_s=program.cpu_s, detail=_one_line(message))
+                result, arguments = program.call_keeping_arguments(message["call"], message["args"], message["kwargs"])
+                if result.failure is None:
+                    run.send({"value": result.value, "args": arguments})
+                elif result.failure is Verdict.CRASH and program.failed is None:
+                    raised = result
+                    name, _, text = result.detail.partition(": ")
+                    run.send({"error": name, "detail": text})
+                else:
+                    return result
+
+
+class LoadedRun:
+    """A program whose top level has run (``protocols.LoadedProgram``); a context manager."""
+
+    def __init__(self, executor: SandboxExecutor, code: str, limits: RunLimits, setup: str) -> None:
+        self._executor, self._limits = executor, limits
+        self._source = {"setup": setup, "code": code}
+        self._run: Run | None = None
+        self.failed: RunResult | None = None
+        self.cpu_s = 0.0
+
+    def __enter__(self) -> LoadedRun:
+        self.failed = None
+        outcome = self._executor._attempt(self._open)
+        if outcome.failure is not None:
+            self.failed = outcome
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def call(self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunResult:
+        """Call a function of the program (``protocols.LoadedProgram``)."""
+        return self._call(function, args, kwargs, False)[0]
+
+    def call_keeping_arguments(
+        self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[RunResult, list[Any]]:
+        """:meth:`call`, and the arguments as the function left them."""
+        return self._call(function, args, kwargs, True)
+
+    def _open(self) -> RunResult:
+        self._close()
+        run = self._run = Run(self._executor, "calls", self._limits).__enter__()
+        run.send(self._source)
+        message = run.receive()
+        if message is None:
+            return self._ended(run)
+        return _raised(message, run.cpu_s) if "error" in message else RunResult()
+
+    def _call(
+        self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any], arguments_too: bool
+    ) -> tuple[RunResult, list[Any]]:
+        if self.failed is not None:
+            return self.failed, []
+        nonce = secrets.token_hex(8)
+        request: dict[str, Any] = {"nonce": nonce, "function": function, "args": list(args), "kwargs": dict(kwargs)}
+        if arguments_too:
+            request["arguments_too"] = True
+        reply: dict[str, Any] = {}
+
+        def once() -> RunResult:
+            if self._run is None:
+                opened = self._open()
+                if opened.failure is not None:
+                    return opened
+            run = self._run
+            assert run is not None
+            run.restart_clock()
+            run.send(request)
+            message = run.receive()
+            if message is None:
+                self.failed = self._ended(run)
+                return self.failed
+            reply.clear()
+            reply.update(message)
+            cpu_s = run.cpu_s
+            self.cpu_s += cpu_s
+            if message.get("nonce") != nonce:
+                self.failed = RunResult(Verdict.CRASH, cpu_s=cpu_s, detail="answered what was not asked")
+                return self.failed
+            if "error" in message:
+                return _raised(message, cpu_s)
+            check(message.get("value"))
+            return RunResult(value=message.get("value"), cpu_s=cpu_s)
+
+        try:
+            result = self._executor._attempt(once)
+        except ValueRefused as error:
+            result = self.failed = RunResult(Verdict.CRASH, detail=f"returned no plain value: {error}")
+        arguments = reply.get("args")
+        return result, arguments if isinstance(arguments, list) else []
+
+    def _ended(self, run: Run) -> RunResult:
+        end = run.end()
+        return run.result() if run.failure is not None else _died(end)
+
+    def _close(self) -> None:
+        if self._run is not None:
+            run, self._run = self._run, None
+            run.__exit__()
+
+
+class Run:
+    """One child of the template, from fork to reaped; a context manager."""
+
+    def __init__(self, executor: SandboxExecutor, mode: str, limits: RunLimits, files: Sequence[int] = ()) -> None:
+        self._executor, self._mode, self._limits, self._files = executor, mode, limits, files
+        self._template = executor.warm()
+        self._end: dict[str, Any] | None = None
+        self._pid = 0
+        self._started = time.monotonic()
+        self._clock_cpu_s = self._clock_starved_s = 0.0
+        self._reader = wire.FrameReader(limits.output_bytes)
+        self.failure: Verdict | None = None
+        self._why = ""
+
+    def __enter__(self) -> Run:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            limits = self._limits
+            request = {
+                "mode": self._mode,
+                "cpu_s": limits.time_limit_s * (1000 if self._mode != "stdin" else 2),
+                "memory_bytes": limits.memory_bytes,
+                "output_bytes": limits.output_bytes,
+                "num_processes": _NUM_PROCESSES,
+            }
+            self._number = self._template.begin(request, [theirs.fileno(), *self._files])
+        except BaseException:
+            self._channel.close()
+            raise
+        finally:
+            theirs.close()
+        try:
+            self._meet()
+        except BaseException:
+            self._channel.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            if self._end is None:
+                self.end()
+        except TemplateDied:
+            self._executor.discard()
+        finally:
+            self._channel.close()
+
+    def send(self, message: Any) -> None:
+        """Write to the child, which may refuse to read."""
+        data: memoryview[int] = memoryview(wire.pack(message))
+        self._channel.setblocking(False)
+        while len(data):
+            try:
+                data = data[self._channel.send(data) :]
+            except BlockingIOError:
+                if not self._wait(writing=True):
+                    return
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+    def receive(self) -> dict[str, Any] | None:
+        """The child's next message, or None where it ended or hit a limit first (then see ``failure``).
+
+        Raises:
+            ValueRefused: it said something that is not one of our messages.
+        """
+        while True:
+            body = self._reader.next()
+            if body is not None:
+                return _message(body)
+            if self._reader.is_too_long:
+                self.fail(Verdict.OUTPUT_LIMIT, f"returned {self._limits.output_bytes} bytes or more")
+                return None
+            if self.failure is not None or not self._wait():
+                return None
+            try:
+                data = self._channel.recv(1 << 20)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self._reader.feed(data)
+
+    def restart_clock(self) -> None:
+        """Time from here on counts against the limits anew: the next test begins."""
+        self._clock_cpu_s = self._total_cpu_s()
+        self._clock_starved_s = self._starved_s()
+        self._started = time.monotonic()
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds since the clock was started."""
+        return max(0.0, self._total_cpu_s() - self._clock_cpu_s)
+
+    def end(self) -> dict[str, Any]:
+        """Wait for the child's end, within its limits when it still runs on its own account, else kill it.
+
+        Raises:
+            TemplateDied: the template does not answer.
+        """
+        if self._end is not None:
+            return self._end
+        if self._mode == "stdin" and self.failure is None:
+            # The last message comes just before the end; a child that closed its channel to run on ends by limit.
+            self._wait(channel=False)
+        if self._end is None:
+            self._template.kill_run()
+            self._take_end(_GRACE_S)
+        assert self._end is not None
+        return self._end
+
+    def fail(self, verdict: Verdict, why: str) -> None:
+        """Note why the run cannot count; the first reason stands."""
+        if self.failure is None:
+            self.failure, self._why = verdict, why
+
+    def result(self) -> RunResult:
+        """The failure as a result."""
+        return RunResult(self.failure, cpu_s=self._end["cpu_s"] if self._end else self.cpu_s, detail=self._why)
+
+    def _meet(self) -> None:
+        """Take the child's first message, and with it the process id the kernel vouches for."""
+        self._channel.settimeout(_START_S)
+        try:
+            data, ancillary, _, _ = self._channel.recvmsg(1 << 16, socket.CMSG_SPACE(_CREDENTIALS.size))
+        except OSError as error:
+            raise TemplateDied(f"the child did not start: {error}") from None
+        for level, kind, body in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                self._pid = _CREDENTIALS.unpack(body)[0]
+        if not data or not self._pid:
+            raise TemplateDied("the child died before it started")
+        self._reader.feed(data)
+        first = _message(self._reader.next() or b"{}")
+        if "started" not in first:
+            raise TemplateDied(f"the child could not start: {first.get('broken')}")
+        self._channel.setblocking(False)
+        self._started = time.monotonic()
+
+    def _wait(self, *, writing: bool = False, channel: bool = True) -> bool:
+        """Until the channel can be used (True), or the child ended or hit a limit (False)."""
+        while True:
+            cpu_left = self._limits.time_limit_s - self.cpu_s
+            wall_left = self._limits.wall_s - (time.monotonic() - self._started)
+            if wall_left <= 0:
+                wall_left += self._starved_s() - self._clock_starved_s
+            if cpu_left <= 0:
+                self.fail(Verdict.TIMEOUT, f"used {self._limits.time_limit_s:g} s of CPU")
+                return False
+            if wall_left <= 0:
+                self.fail(Verdict.TIMEOUT, f"took {self._limits.wall_s:g} s ({self.cpu_s:.1f} s of CPU)")
+                return False
+            poll = select.poll()
+            if channel:
+                poll.register(self._channel, select.POLLOUT if writing else select.POLLIN)
+            poll.register(self._template, select.POLLIN)
+            ready = poll.poll(1000 * max(0.001, min(cpu_left, wall_left)))
+            if any(fd == self._channel.fileno() for fd, _ in ready):
+                return True  # first what it said, then how it ended
+            if ready:
+                self._take_end(_GRACE_S)
+                return False
+
+    def _take_end(self, timeout_s: float) -> None:
+        while self._end is None:
+            message = self._template.receive(timeout_s)
+            if message.get("run") == self._number:
+                self._end = message
+                if message["residue"]:
+                    self._executor.discard()
+
+    def _total_cpu_s(self) -> float:
+        """The child's CPU clock; 0 once it is gone (its end then has the sum)."""
+        if self._end is not None:
+            return float(self._end["cpu_s"])
+        try:
+            return time.clock_gettime((~self._pid << 3) | 2)  # the kernel's id of a process's CPU clock
+        except OSError:
+            return self._clock_cpu_s
+
+    def _starved_s(self) -> float:
+        """Seconds the child was ready to run and the machine had no core for it; not its fault. 0 where unknown."""
+        try:
+            with open(f"/proc/{self._pid}/schedstat") as schedstat:
+                return int(schedstat.read().split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
+
+
+def _memory_file(name: str, data: bytes) -> int:
+    """A sealed memory file at its beginning: the child reads it as a file, and cannot change or grow it."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
+
+
+def _message(body: bytes) -> dict[str, Any]:
+    """One of our messages with its value checked, out of bytes that a program may have forged."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueRefused("not one of our messages") from None
+    if not isinstance(message, dict):
+        raise ValueRefused("not one of our messages")
+    return message
+
+
+def _raised(message: Mapping[str, Any], cpu_s: float) -> RunResult:
+    verdict = Verdict.MEMORY if message["error"] == "MemoryError" else Verdict.CRASH
+    return RunResult(verdict, cpu_s=cpu_s, detail=_one_line(message))
+
+
+def _one_line(message: Mapping[str, Any]) -> str:
+    return " ".join(f"{message['error']}: {message.get('detail', '')}".split())[:300]
+
+
+def _died(end: Mapping[str, Any]) -> RunResult:
+    """The verdict on a run that ended without its last message."""
+    status = end["status"]
+    if status == -signal.SIGSYS:
+        return RunResult(Verdict.FORBIDDEN, cpu_s=end["cpu_s"], detail="made a system call that is not allowed")
+    if status == -signal.SIGXCPU:
+        return RunResult(Verdict.TIMEOUT, cpu_s=end["cpu_s"], detail="used its CPU seconds")
+    what = f"killed by {signal.Signals(-status).name}" if status < 0 else f"left with status {status}"
+    return RunResult(Verdict.CRASH, cpu_s=end["cpu_s"], detail=f"{what} before its end")
+
+
+_executors: dict[tuple[int, str], SandboxExecutor] = {}
+
+
+def executor_of_this_process(isolation: str = "auto") -> SandboxExecutor:
+    """The one executor of this process for ``isolation``, started on first use and closed at exit.
+
+    A forked child gets one of its own: a template belongs to the process that started it.
+    """
+    key = (os.getpid(), isolation)
+    if key not in _executors:
+        _executors[key] = SandboxExecutor(isolation)
+        atexit.register(_executors[key].close)
+    return _executors[key]

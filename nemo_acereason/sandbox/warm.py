@@ -1,0 +1,156 @@
+"""One warm template process and the executor's end of its control channel; and the choice of isolation level."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+from typing import Any
+
+from nemo_acereason.errors import ConfigError
+from nemo_acereason.sandbox import isolation
+from nemo_acereason.sandbox.isolation import Level
+
+_log = logging.getLogger(__name__)
+
+_START_S = 30.0
+"""To import numpy on a loaded machine; a warm template takes 0.2 s on an idle one."""
+
+
+class TemplateDied(Exception):
+    """The template is gone or does not answer: our fault, to be tried again with a new one."""
+
+
+class WarmTemplate:
+    """A running template. Not for several threads; the thread that starts it must outlive it.
+
+    (bubblewrap's ``--die-with-parent`` watches the starting thread, so that a killed worker leaves nothing.)
+
+    Raises:
+        TemplateDied: it did not come up; the message has what it printed.
+    """
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._process = subprocess.Popen(
+                level.command(theirs.fileno()),
+                env=isolation.environment(level),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._control.close()
+            raise TemplateDied(str(error)) from None
+        finally:
+            theirs.close()
+        self._num_runs = 0
+        try:
+            self.receive(_START_S)
+        except TemplateDied as error:
+            stderr = self._process.stderr
+            said = b""
+            if stderr is not None and select.select([stderr], [], [], 1.0)[0]:
+                said = os.read(stderr.fileno(), 4096)
+            self.close()
+            raise TemplateDied(f"{error}: {said.decode(errors='replace').strip() or 'it said nothing'}") from None
+
+    def fileno(self) -> int:
+        """For select: readable when :meth:`receive` would not wait."""
+        return self._control.fileno()
+
+    def begin(self, request: dict[str, Any], fds: list[int]) -> int:
+        """Start a run; its number, which its end will carry."""
+        self._num_runs += 1
+        try:
+            socket.send_fds(self._control, [json.dumps({**request, "run": self._num_runs}).encode()], fds)
+        except OSError as error:
+            raise TemplateDied(f"control channel: {error}") from None
+        return self._num_runs
+
+    def kill_run(self) -> None:
+        """End the run under way; its end is reported all the same."""
+        try:
+            self._control.send(b'{"kill": true}')
+        except OSError as error:
+            raise TemplateDied(f"control channel: {error}") from None
+
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        """The template's next message."""
+        self._control.settimeout(timeout_s)
+        try:
+            data = self._control.recv(65_536)
+        except OSError as error:
+            raise TemplateDied(f"no answer: {error}") from None
+        if not data:
+            raise TemplateDied("it ended")
+        message: dict[str, Any] = json.loads(data)
+        return message
+
+    def close(self) -> None:
+        """Kill it and everything inside; returns when that is done. Safe to call twice."""
+        self._control.close()
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the command started outside."""
+        return self._process.pid
+
+
+def why_not(level: Level) -> str:
+    """Start a template under ``level`` and stop it; empty when that worked, else the reason in one line."""
+    try:
+        WarmTemplate(level).close()
+    except (TemplateDied, FileNotFoundError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+@functools.cache
+def choose_level(wanted: str) -> Level:
+    """The level to use.
+
+    Args:
+        wanted: ``auto`` for the best that works here (said once, loudly, when that is not ``kernel``), or the name of
+            a level that must be had.
+    Raises:
+        ConfigError: the level asked for cannot be had, with the reason.
+    """
+    if wanted not in ("auto", *isolation.LEVELS):
+        raise ConfigError(f"isolation={wanted!r} is not one of auto, {', '.join(isolation.LEVELS)}")
+    reasons = []
+    for level in isolation.candidates():
+        if wanted not in ("auto", level.name):
+            continue
+        if level.name == "kernel" and not level.seccomp:
+            reasons.append("kernel: libseccomp or pyseccomp is missing")
+            continue
+        reason = why_not(level)
+        if not reason:
+            if wanted == "auto" and level.name != "kernel":
+                _log.warning(
+                    "code runs with isolation level %r only (%s): see `acereason sandbox doctor`",
+                    level.name,
+                    "; ".join(reasons) or "bubblewrap is not installed",
+                )
+            return level
+        reasons.append(f"{level.name}: {reason}")
+    detail = "; ".join(reasons) or "bubblewrap (bwrap) or libseccomp is not installed"
+    raise ConfigError(f"isolation={wanted!r} cannot be had here ({detail}); install bubblewrap or see `sandbox doctor`")
