@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-PAD, IM_START, IM_END, THINK, END_THINK = "<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
+PAD, IM_START, IM_END, THINK, END_THINK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
+"""Padding is called what Qwen calls it: beside a qwen2 or qwen3 config.json transformers picks Qwen's tokenizer class,
+which would add a token of that name."""
 VOCAB_SIZE = 256 + 5
 
 _CHATML = (

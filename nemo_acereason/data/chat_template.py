@@ -29,19 +29,24 @@ _END_NAMES = (
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face directory.
+    """The tokenizer of a Hugging Face directory, as its ``tokenizer.json`` has it.
+
+    ``AutoTokenizer`` of transformers 5 looks at the model's ``config.json`` first: beside a qwen2 one it replaces
+    normaliser, splitting and begin-of-text rule of any tokenizer (R1-Distill-Qwen's too) by Qwen2's. So it is only
+    asked where there is no ``tokenizer.json``.
 
     Raises:
         ConfigError: no tokenizer there, or one that transformers cannot read.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     if not Path(path).is_dir():
         raise ConfigError(
             f"tokenizer {path}: no such directory; want one with tokenizer.json and tokenizer_config.json"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        reader = PreTrainedTokenizerFast if (Path(path) / "tokenizer.json").is_file() else AutoTokenizer
+        tokenizer = reader.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(

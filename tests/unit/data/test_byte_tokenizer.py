@@ -18,7 +18,7 @@ def test_token_ids_are_the_bytes(byte_tokenizer: PreTrainedTokenizerBase) -> Non
 
 
 def test_special_tokens_follow_the_bytes(byte_tokenizer: PreTrainedTokenizerBase) -> None:
-    assert encode(byte_tokenizer, "<pad><|im_start|><|im_end|><think></think>") == (256, 257, 258, 259, 260)
+    assert encode(byte_tokenizer, "<|endoftext|><|im_start|><|im_end|><think></think>") == (256, 257, 258, 259, 260)
     assert (byte_tokenizer.pad_token_id, byte_tokenizer.eos_token_id, len(byte_tokenizer)) == (256, 258, VOCAB_SIZE)
 
 

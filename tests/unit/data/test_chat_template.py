@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from nemo_acereason.config.schema import PromptFormat
 from nemo_acereason.data.byte_tokenizer import write_byte_tokenizer
@@ -137,11 +137,11 @@ def test_end_tokens_are_those_of_turn_and_text(
     qwen_tokenizer: PreTrainedTokenizerBase, byte_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     assert end_token_ids(qwen_tokenizer) == (151645, 151643)
-    assert end_token_ids(byte_tokenizer) == (258,)
+    assert end_token_ids(byte_tokenizer) == (258, 256)
 
 
 def test_deepseek_end_token_is_known(r1_tokenizer: PreTrainedTokenizerBase) -> None:
-    assert end_token_ids(r1_tokenizer) == (262, 258)
+    assert end_token_ids(r1_tokenizer)[0] == 262
     assert turn_end_id(PromptFormat(), r1_tokenizer) == 262
     assert turn_end_id(ACEREASON_1_0, r1_tokenizer) == 262
 
@@ -159,6 +159,26 @@ def test_turn_ends_as_the_template_has_it_even_when_eos_is_another_token(
 
 def test_encode_adds_no_special_token(r1_tokenizer: PreTrainedTokenizerBase) -> None:
     assert encode(r1_tokenizer, "ab") == tuple(b"ab")
+
+
+def test_tokenizer_beside_a_qwen2_config_stays_as_written(
+    r1_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    r1_tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    tokenizer = load_tokenizer(tmp_path)
+    decomposed = "e\u0301"
+    assert encode(tokenizer, decomposed) == tuple(decomposed.encode())
+    assert tokenizer("1")["input_ids"] == [261, ord("1")]
+    assert len(tokenizer) == 265
+
+
+def test_qwen_tokens_are_those_of_transformers_own_class(
+    qwen_tokenizer: PreTrainedTokenizerBase, shared_dir: Path
+) -> None:
+    own = Qwen2Tokenizer.from_pretrained(shared_dir / "data" / "tokenizers" / "qwen2.5")
+    text = "Let $x=\\frac{12345}{678}$.\n\n  It's e\u0301 \u4f60\u597d<|im_end|>\n<think>"
+    assert list(encode(qwen_tokenizer, text)) == own(text)["input_ids"]
 
 
 def test_missing_tokenizer_gets_one_line(tmp_path: Path) -> None:
