@@ -10,7 +10,13 @@ import time
 
 from nemo_acereason.records import Prompt, Sample, Score, Verdict
 from nemo_acereason.rewards.math_answer import THINK_END, after_thinking, last_boxed
-from nemo_acereason.rewards.math_equal import is_equal
+from nemo_acereason.rewards.math_equal import Comparison, compare
+
+_VERDICTS = {
+    Comparison.SAME: Verdict.CORRECT,
+    Comparison.DIFFERENT: Verdict.WRONG,
+    Comparison.UNREADABLE: Verdict.UNPARSEABLE,
+}
 
 
 def math_reward(prompt: Prompt, sample: Sample, *, requires_think: bool = True) -> Score:
@@ -35,5 +41,5 @@ def judge_math(response: str, gold: str, *, requires_think: bool = False, finish
         cut = finish_reason == "length"
         verdict = Verdict.UNFINISHED if cut else Verdict.NO_ANSWER
         return Score.of(verdict, time.perf_counter() - start, "cut off before an answer" if cut else "no \\boxed{}")
-    verdict = Verdict.CORRECT if is_equal(gold, answer) else Verdict.WRONG
+    verdict = _VERDICTS[compare(gold, answer)]
     return Score.of(verdict, time.perf_counter() - start, f"{answer[:100]} against {gold[:100]}")
