@@ -186,7 +186,14 @@ class CodeExecutor(Protocol):
         """Run a program's top level (after ``setup``, when given) and keep it for calls."""
 
     def run_script(
-        self, script: str, code: str, limits: RunLimits, *, setup: str, functions: Sequence[str], entry_point: str | None
+        self,
+        script: str,
+        code: str,
+        limits: RunLimits,
+        *,
+        setup: str,
+        functions: Sequence[str],
+        entry_point: str | None,
     ) -> RunResult:
         """Run a script of asserts beside a program: ``functions`` of the program answer from a process of their own.
 

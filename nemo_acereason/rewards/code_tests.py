@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any

@@ -7,10 +7,12 @@ Levels, best first:
     tmp of limited size, no capabilities; a seccomp filter; rlimits. Without root it needs user namespaces. As root it
     needs CAP_SYS_ADMIN, and the template drops to a user id of its own, because process limits do not bind root.
 ``process``
-    no namespaces: seccomp filter and rlimits. No other process, no network, no signals, but the user's files are
-    readable.
+    no namespaces: a stricter seccomp filter and rlimits. No other process, no network, no signals, no writing; but
+    the user's files and processes can be read (the judge's own cannot: it makes itself unreadable).
 ``none``
-    rlimits only. A program can do what the user can. For debugging.
+    rlimits only: a program can do whatever its user can. For debugging on a machine that can be lost.
+
+As root, templates of every level become a user of their own before they take a program.
 
 A level is tried by starting a template under it, not by looking for signs that it might work.
 """
@@ -75,6 +77,7 @@ class Level:
             "seccomp": b64encode(self.seccomp).decode(),
             "uid": self.uid,
             "scratch": "/tmp" if kernel else "",
+            "import_widely": bool(self.uid) and not kernel,
         }
         template = f"{_INSIDE}/lib/{_TEMPLATE}" if kernel else str(_PACKAGE_ROOT / _TEMPLATE)
         python = [_interpreter(), "-s", template, json.dumps(config)]
@@ -155,17 +158,18 @@ def _site_directories() -> list[str]:
 def candidates() -> list[Level]:
     """Levels worth a try here, best first; ``none`` always ends the list."""
     found = []
+    uid = own_uid() if os.geteuid() == 0 else 0
     if shutil.which("bwrap"):
         try:
             seccomp = limits.compiled_syscall_filter(True)
         except (ImportError, RuntimeError):
             seccomp = b""
-        if os.geteuid() == 0:
-            found.append(Level("kernel", seccomp, own_uid()))
+        if uid:
+            found.append(Level("kernel", seccomp, uid))
         found.append(Level("kernel", seccomp, 0))
     with contextlib.suppress(ImportError, RuntimeError):
-        found.append(Level("process", limits.compiled_syscall_filter(False), 0))
-    found.append(Level("none", b"", 0))
+        found.append(Level("process", limits.compiled_syscall_filter(False), uid))
+    found.append(Level("none", b"", uid))
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
+import os
 import tempfile
 from typing import Any
 
@@ -32,24 +33,36 @@ _REFUSED = """
     sched_setaffinity sched_setscheduler sched_setattr sched_setparam
 """
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo"
+_WRITES = """
+    creat openat2 unlink unlinkat rename renameat renameat2 mkdir mkdirat rmdir link linkat symlink symlinkat
+    mknod mknodat truncate chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat
+    utime utimes utimensat futimesat setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+"""
+"""With ``open`` limited to reading, what a program without a file system of its own must not do to the user's."""
 
 
 @functools.cache
-def compiled_syscall_filter(allow_signals: bool) -> bytes:
+def compiled_syscall_filter(has_namespaces: bool) -> bytes:
     """The filter as the kernel takes it.
 
     Args:
-        allow_signals: the run has a PID namespace of its own, so whatever it signals is its own.
+        has_namespaces: processes and files a run can reach are its own, so it may signal and write to them.
     Raises:
         ImportError: pyseccomp is not installed.
         RuntimeError: libseccomp is not installed.
     """
     pyseccomp: Any = importlib.import_module("pyseccomp")  # it has no types
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    for name in (_KILLED if allow_signals else _KILLED + _SIGNALS).split():
+    for name in (_KILLED if has_namespaces else _KILLED + _SIGNALS).split():
         _add(rules, pyseccomp.KILL_PROCESS, name)
     for name in _REFUSED.split():
         _add(rules, pyseccomp.ERRNO(errno.EPERM), name)
+    if not has_namespaces:
+        for name in _WRITES.split():
+            _add(rules, pyseccomp.ERRNO(errno.EPERM), name)
+        for name, at in (("open", 1), ("openat", 2)):
+            for flags in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC):
+                _add(rules, pyseccomp.ERRNO(errno.EPERM), name, pyseccomp.Arg(at, pyseccomp.MASKED_EQ, flags, flags))
     # A new thread is fine, a new process is not. clone3 hides its flags behind a pointer: glibc takes ENOSYS as
     # "old kernel" and uses clone.
     _add(rules, pyseccomp.KILL_PROCESS, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, 0))

@@ -19,13 +19,25 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 4, 38, 36
 _MAX_REQUEST_BYTES = 65_536
 _STACK_BYTES = 1 << 30
 """Main thread stack: compiled code (functools.cache, sorted with a key) recurses on it, as on judges' machines."""
+
+_WIDELY_USED = (
+    *("abc", "argparse", "array", "ast", "asyncio", "base64", "binascii", "bz2", "calendar", "cmath", "cProfile"),
+    *("concurrent.futures", "contextlib", "csv", "ctypes", "dataclasses", "decimal", "difflib", "dis", "doctest"),
+    *("encodings.ascii", "encodings.idna", "encodings.latin_1", "enum", "fractions", "getpass", "glob", "graphlib"),
+    *("gzip", "hashlib", "hmac", "inspect", "keyword", "linecache", "locale", "logging", "mmap", "multiprocessing"),
+    *("numbers", "numpy.linalg", "numpy.random", "pathlib", "pickle", "platform", "pprint", "profile", "pstats"),
+    *("queue", "resource", "sched", "secrets", "select", "selectors", "shlex", "shutil", "signal", "socket", "stat"),
+    *("struct", "subprocess", "symtable", "tempfile", "textwrap", "threading", "time", "timeit", "token", "tokenize"),
+    *("tracemalloc", "types", "unicodedata", "unittest", "uuid", "warnings", "weakref", "zlib", "zoneinfo"),
+)
+"""What programs import, taken in before the template becomes a user who cannot read the interpreter's directory."""
 
 
 def main() -> None:
@@ -35,14 +47,14 @@ def main() -> None:
     sys.path[:0] = config["path"]
     from nemo_acereason.sandbox.inside import child
 
-    for name in config["packages"]:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    _import(config["packages"])
     names = child.prelude()
     compiled = base64.b64decode(config["seccomp"])
     syscall_filter = child.SyscallFilter(compiled) if compiled else None
     control = socket.socket(fileno=os.dup(config["control_fd"]))
     os.close(config["control_fd"])
+    if config["import_widely"]:
+        _import(_WIDELY_USED)
     _drop_privileges(config["uid"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -51,6 +63,12 @@ def main() -> None:
     base_bytes, scratch = _address_bytes(), config["scratch"]
     control.send(json.dumps({"warm": True, "base_bytes": base_bytes, "pid": os.getpid()}).encode())
     _serve(control, lambda request, fds: child.become_run(request, fds, names, syscall_filter), base_bytes, scratch)
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _deepen_stack() -> None:

@@ -1,0 +1,86 @@
+"""What this machine offers to keep programs in, found by trying it: the content of ``acereason sandbox doctor``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+
+from nemo_acereason.errors import ConfigError
+from nemo_acereason.records import RunLimits, Verdict
+from nemo_acereason.sandbox import isolation, warm
+from nemo_acereason.sandbox.executor import SandboxExecutor
+
+_QUICK = RunLimits(time_limit_s=0.5, memory_bytes=256 << 20, output_bytes=1 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    is_good: bool
+    detail: str
+    """What was found; where it is not good, also what to do."""
+
+
+_ATTEMPTS: tuple[tuple[str, str, tuple[Verdict | None, ...]], ...] = (
+    ("an honest program", "print(int(input()) * 2)", (None,)),
+    ("endless loop ends", "while True: pass", (Verdict.TIMEOUT,)),
+    ("memory limit", "x = bytearray(1 << 30)", (Verdict.MEMORY,)),
+    ("output limit", "print('x' * (2 << 20))", (Verdict.OUTPUT_LIMIT,)),
+    ("no new processes", "import os\nos.fork()", (Verdict.FORBIDDEN,)),
+    ("no network", "import socket\nsocket.socket()", (Verdict.FORBIDDEN,)),
+    ("no writing outside tmp", "open('/usr/lib/x', 'w')", (Verdict.CRASH,)),
+    (
+        "nothing of the user's files",
+        "import os\nos.listdir(os.path.expanduser('~root'))\nos.listdir('/etc/ssl')",
+        (Verdict.CRASH,),
+    ),
+    ("nothing of the template's memory", "import os\nopen(f'/proc/{os.getppid()}/mem')", (Verdict.CRASH,)),
+    ("no own environment", "import os\nopen('/proc/1/environ').read(1)\nprint(1)", (Verdict.CRASH,)),
+)
+"""What is tried: a name, a program, and how it must end."""
+
+
+def doctor(wanted: str = "auto") -> list[Finding]:
+    """Look at the machine, choose a level as a run with ``isolation=wanted`` would, and try what it holds back.
+
+    Takes a few seconds. The first finding names the level that is on.
+    """
+    findings = _offers()
+    try:
+        executor = SandboxExecutor(wanted)
+    except ConfigError as error:
+        return [Finding("level", False, str(error)), *findings]
+    level = executor.level
+    user = f"as user {level.uid}" if level.uid else "as the user who started it"
+    findings.insert(0, Finding("level", level.name == "kernel", f"{level.name}, programs run {user}"))
+    try:
+        for name, program, ends in _ATTEMPTS:
+            result = executor.run(program, "21\n", _QUICK)
+            said = result.failure.value if result.failure else f"ran to its end, printed {result.output.strip()[:40]!r}"
+            findings.append(
+                Finding(name, result.failure in ends, said + (f" ({result.detail})" if result.detail else ""))
+            )
+    finally:
+        executor.close()
+    return findings
+
+
+def _offers() -> list[Finding]:
+    bwrap = shutil.which("bwrap")
+    findings = [Finding("bubblewrap", bwrap is not None, bwrap or "not installed: `apt-get install bubblewrap`")]
+    compiled = any(level.seccomp for level in isolation.candidates())
+    findings.append(
+        Finding(
+            "seccomp", compiled, "filter compiles" if compiled else "install pyseccomp (pip) and libseccomp2 (system)"
+        )
+    )
+    for level in isolation.candidates():
+        who = f" as user {level.uid}" if level.uid else ""
+        reason = warm.why_not(level)
+        findings.append(Finding(f"level {level.name}{who}", not reason, reason or "starts"))
+    cores = len(os.sched_getaffinity(0))
+    findings.append(Finding("cores", True, f"{cores}: more workers than this only wait for each other"))
+    return findings
