@@ -70,7 +70,7 @@ def run_rank(run_dir: Path) -> None:
     with Progress({name: stage.num_steps for name, stage in plan.stages.items()}) as progress:
         leader = start_leader(plan, run_dir, model_dir, evaluations, progress) if is_leader else None
         try:
-            if leader and found:
+            if leader:
                 leader.log.resume_at(trainer.step_count)
             run = Run(plan, run_dir, trainer, link, store, leader, evaluations)
             run_stages(run, stages, found[1] if found else None)

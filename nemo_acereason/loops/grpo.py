@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nemo_acereason.algorithm.filters import AdvantageFunction, train_samples
 from nemo_acereason.algorithm.pack import pack, row_length
 from nemo_acereason.algorithm.policy_loss import mismatch_metrics, on_policy_loss
@@ -47,7 +49,7 @@ def train_grpo(
                 check=lambda metrics: check_mismatch(name, metrics, stage.guards),
             )
         run.refit()
-        run.end_step(name, step, trainer_metrics(metrics) | mismatch_metrics(metrics.values), groups)
+        run.end_step(name, step, trainer_metrics(replace(metrics, values=mismatch_metrics(metrics.values))), groups)
         run.save_if_due(name, step, stage, prompts)
     return f"all {stage.num_steps} steps done"
 

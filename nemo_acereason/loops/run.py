@@ -78,16 +78,18 @@ class Run:
     leader: Leader | None
     evaluations: dict[str, Evaluation]
     phases: Phases = field(default_factory=Phases)
+    _engine_step: int = -1
+    """Optimizer steps behind the weights that the engine was last given; -1: none yet."""
 
     def refit(self) -> None:
         """Give the engine the trainer's present weights."""
         with self.phases("refit"):
             self.link.push(self.trainer, self.leader.engine if self.leader else None)
+        self._engine_step = self.trainer.step_count
 
     def refit_if_stale(self) -> None:
         """Refit unless the engine has the present weights already (a stage begins, supervised steps were taken)."""
-        version = on_leader(lambda: self.leader.engine.version if self.leader else -1)
-        if version != self.trainer.step_count:
+        if self._engine_step != self.trainer.step_count:
             self.refit()
 
     def draw(
@@ -102,15 +104,15 @@ class Run:
         def on_the_leader() -> list[ScoredGroup]:
             assert self.leader is not None
             engine, scorer = self.leader.engine, self.leader.scorer
-            if engine.version != self.trainer.step_count:
+            if self._engine_step != self.trainer.step_count:
                 raise WeightSyncError(
-                    f"the engine has the weights of step {engine.version}, the trainer is at step "
-                    f"{self.trainer.step_count}: a weight update was skipped; resume from the last checkpoint"
+                    f"the engine has the weights of step {self._engine_step}, the trainer is at step "
+                    f"{self.trainer.step_count}: a weight update was skipped; start again from the last checkpoint"
                 )
             scorer.use(reward)
             with self.phases(phase):
                 samples = draw_and_score(engine, scorer, prompts, sampling, seeds)
-            with self.phases("reward_wait"):
+            with self.phases("reward_wait" if phase == "generate" else phase):
                 return collect_groups(scorer, prompts, samples, sampling.num_samples)
 
         return on_leader(on_the_leader)
@@ -128,7 +130,6 @@ class Run:
         if groups:
             values |= rollout_metrics(groups)
             values["memory/engine_bytes"] = self.leader.engine.peak_memory_bytes()
-            values["memory/reward_pool_bytes"] = self.leader.scorer.peak_memory_bytes()
         values |= tokens_per_s(values)
         self.leader.log.log_step(stage, step, values, stage_step=stage_step)
         self.leader.log.log_samples(stage, step, groups, self.plan.log.samples_per_step)

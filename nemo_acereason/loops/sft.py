@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nemo_acereason.algorithm.pack import pack, row_length
 from nemo_acereason.algorithm.sft_loss import response_cross_entropy
 from nemo_acereason.config.schema import SftStage
@@ -24,7 +26,7 @@ def train_sft(run: Run, name: str, stage: SftStage, sequences: SftStream, *, fir
                 learning_rate=stage_learning_rate(stage, step),
             )
         num_tokens = metrics.values["num_tokens"]
-        entropy = metrics.values["sum_entropy"] / num_tokens
-        run.end_step(name, step, trainer_metrics(metrics) | {"entropy": entropy, "tokens/trained": num_tokens})
+        values = {"entropy": metrics.values["sum_entropy"] / num_tokens, "tokens/trained": num_tokens}
+        run.end_step(name, step, trainer_metrics(replace(metrics, values=values)))
         run.save_if_due(name, step, stage, sequences)
     return f"all {stage.num_steps} steps done"

@@ -141,9 +141,18 @@ def read_metrics(run_dir: Path) -> tuple[list[dict[str, Any]], list[dict[str, An
 
 def log_stop(run_dir: Path, reason: str) -> None:
     """Say at the end of a run's records why it stopped short; for who watches the run from outside its ranks."""
+    _log_from_outside(run_dir, "stop", reason=reason)
+
+
+def log_driver_memory(run_dir: Path, num_bytes: int) -> None:
+    """The peak memory of the process that started the ranks, which alone knows it and outlives them."""
+    _log_from_outside(run_dir, "ranks_ended", **{"memory/driver_bytes": num_bytes})
+
+
+def _log_from_outside(run_dir: Path, event: str, **fields: Any) -> None:
     path = Path(run_dir) / "metrics.jsonl"
     step = max((line["step"] for line in read_lines(path)), default=0)
-    append_lines(path, [{"event": "stop", "step": step, "time": time.time(), "reason": reason}])
+    append_lines(path, [{"event": event, "step": step, "time": time.time(), **fields}])
 
 
 def telling_samples(groups: Sequence[ScoredGroup], limit: int) -> list[tuple[ScoredGroup, Sample, Score]]:

@@ -30,9 +30,8 @@ def logp_and_entropy(
     Returns:
         ``(logp_T, entropy_T)``, both [T] float32 in nats and equal on every rank. Only ``logp_T`` carries a gradient.
     """
-    result: tuple[torch.Tensor, torch.Tensor] = _LogpAndEntropy.apply(
-        logits_TV, target_T, temperature, vocab_size, tp_pg
-    )
+    apply: Any = _LogpAndEntropy.apply
+    result: tuple[torch.Tensor, torch.Tensor] = apply(logits_TV, target_T, temperature, vocab_size, tp_pg)
     return result
 
 

@@ -151,7 +151,7 @@ def sample_positions(slot: Slot, version: int) -> np.ndarray[Any, np.dtype[np.in
 
 def element_bytes(tensor: torch.Tensor, index: tuple[torch.Tensor, ...], dtype: torch.dtype) -> bytes:
     """The chosen elements of a tensor, as raw bytes of ``dtype``."""
-    return tensor.detach()[index].to(dtype).contiguous().cpu().view(torch.uint8).numpy().tobytes()
+    return tensor.detach()[index].to(dtype).reshape(-1).contiguous().cpu().view(torch.uint8).numpy().tobytes()
 
 
 def checksum(slots: Iterable[Slot], sampled: Mapping[str, bytes]) -> str:

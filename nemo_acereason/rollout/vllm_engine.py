@@ -197,7 +197,7 @@ class VllmEngine:
             answer = self._receive(Finished, JobDone)
             if isinstance(answer, JobDone):
                 self._open_job = None
-            else:
+            elif isinstance(answer, Finished):
                 yield answer.prompt_index, answer.sample_index, answer.sample
 
     def _settle(self) -> None:
@@ -205,7 +205,7 @@ class VllmEngine:
         self.wait_until_ready()
         if self._open_job is not None:
             self._send(Abort(self._open_job))
-            while not isinstance(self._receive(Finished, JobDone), JobDone):
+            while isinstance(self._receive(Finished, JobDone), Finished):
                 pass
             self._open_job = None
 

@@ -108,7 +108,7 @@ class VllmWorker:
 
         register()
         self._connection = connection
-        self._tokenizer = AutoTokenizer.from_pretrained(start.model_dir)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(start.model_dir)
         self._end_tokens = _end_tokens(self._tokenizer, Path(start.model_dir), GenerationConfig)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(start)))
         self._version = 0
@@ -150,11 +150,12 @@ class VllmWorker:
                     raise EngineError(f"{type(interruption).__name__} came during generation; want Abort alone")
                 self._engine.abort_request(internal_ids, internal=True)
                 break
-            for output in self._engine.step():
+            outputs: list[Any] = self._engine.step()
+            for output in outputs:
                 if output.finished:
-                    _, p, i = output.request_id.split("/")
+                    _, prompt_index, sample_index = output.request_id.split("/")
                     sample = self._sample(output.outputs[0], stop)
-                    self._connection.send(Finished(request.job, int(p), int(i), sample))
+                    self._connection.send(Finished(request.job, int(prompt_index), int(sample_index), sample))
                     last_sent = time.monotonic()
             if time.monotonic() - last_sent > ALIVE_EVERY_S:
                 self._connection.send(Alive())

@@ -8,7 +8,7 @@ CPU) prepacked parameters are rebuilt by vLLM's own loaders. Written for vLLM 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,8 @@ class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInit, SharedMe
         slots = [Slot(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in update_info.tensors]
         tensors = tensor_views(map_file(update_info.path, update_info.num_bytes, writable=False), slots)
         with torch.no_grad():
-            loaded = self.model.load_weights(tensors.items())
+            load: Callable[[Iterable[tuple[str, torch.Tensor]]], set[str]] = self.model.load_weights  # type: ignore[assignment]
+            loaded = load(tensors.items())
         missed = sorted(self._wanted - set(loaded))
         if missed:
             raise WeightSyncError(f"parameter {missed[0]} of the engine got no new values ({len(missed)} in all)")
@@ -78,7 +79,7 @@ class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInit, SharedMe
 
     def finish_weight_update(self) -> None:
         """Prepack or otherwise process what was loaded, and put it where the running engine reads it."""
-        finalize_layerwise_reload(self.model, self.model_config)
+        finalize_layerwise_reload(self.model, self.model_config)  # type: ignore[no-untyped-call]
         _repack_tied_output(self.model)
 
     def shutdown(self) -> None:

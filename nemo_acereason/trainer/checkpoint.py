@@ -40,7 +40,9 @@ def load(directory: Path, model: GPTModel, optimizer: MegatronOptimizer) -> int:
     try:
         state = dist_checkpointing.load(_sharded_state(model, optimizer, is_loading=True), str(directory))
     except dist_checkpointing.core.CheckpointingException as error:
-        raise CheckpointError(f"{directory} does not fit this model and optimizer ({error}); resume its own run") from error
+        raise CheckpointError(
+            f"{directory} does not fit this model and optimizer ({error}); want a checkpoint of the same model"
+        ) from error
     model.load_state_dict(state["model"])
     load_state(optimizer, state["optimizer"])
     return int(state["step_count"])

@@ -5,7 +5,7 @@ Megatron-core 0.16-0.19 names CUDA in four ways, each redirected here:
 - ``torch.cuda.current_device()`` and its neighbours (streams, events, random state): replaced by CPU stand-ins;
 - factory functions with ``device="cuda"`` or ``pin_memory=True``: the device becomes the CPU, pinning is dropped;
 - ``tensor.cuda()``: the tensor itself;
-- ``tensor.type() == "torch.cuda.FloatTensor"`` in its optimizer and gradient clipping: ``type()`` answers as CUDA would.
+- ``tensor.type() == "torch.cuda.FloatTensor"`` in its optimizer and clipping: ``type()`` answers as CUDA would.
 
 Process-wide and not undone: call :func:`install` before the first import of ``megatron.core``, only in a trainer
 process, never in one that runs vLLM. It computes nothing and does nothing where a CUDA device exists.
@@ -21,37 +21,34 @@ import torch
 
 _CPU = torch.device("cpu")
 _FACTORIES = ("empty", "zeros", "ones", "full", "tensor", "arange", "rand", "randn", "empty_like", "zeros_like")
-_is_installed = False
 
 
 def install() -> None:
     """Redirect ``cuda`` to the CPU for the rest of this process; a no-op with a CUDA device or when called again."""
-    global _is_installed
-    if _is_installed or torch.cuda.is_available():
+    cuda: Any = torch.cuda
+    if cuda.is_available() or cuda.current_device is _current_device:
         return
-    _is_installed = True
     # Megatron decorates with torch.compile: there is nothing to fuse for here and compiling takes minutes. Not by
     # TORCHDYNAMO_DISABLE, which the engine's processes would inherit.
     torch_module: Any = torch
     torch_module.compile = _keep_eager
 
-    cuda: Any = torch.cuda
-    cuda.current_device = lambda: _CPU
+    cuda.current_device = _current_device
     cuda.device_count = lambda: 1
     for name in ("set_device", "synchronize", "empty_cache"):
         setattr(cuda, name, _new_nothing())
     for name in ("Stream", "Event", "current_stream", "default_stream", "stream", "device"):
         setattr(cuda, name, type(name, (_Stream,), {}))
     for module in (cuda, cuda.random):
-        module.get_rng_state = lambda device="cuda": torch.get_rng_state()
-        module.set_rng_state = lambda state, device="cuda": torch.set_rng_state(state)
+        module.get_rng_state = lambda *_, **__: torch.get_rng_state()
+        module.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
         module.manual_seed = torch.manual_seed
 
     for name in _FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
     tensor: Any = torch.Tensor
-    tensor.cuda = lambda self, *args, **kwargs: self
-    tensor.pin_memory = lambda self, *args, **kwargs: self
+    tensor.cuda = lambda self, *_, **__: self
+    tensor.pin_memory = lambda self, *_, **__: self
     tensor.type = _type_as_cuda(tensor.type)
 
 
@@ -75,10 +72,14 @@ class _Stream:
 
 def _new_nothing() -> Callable[..., None]:
     """A function of its own for each name: dynamo lists torch's functions by identity and refuses to see one twice."""
-    return lambda *args, **kwargs: None
+    return lambda *_, **__: None
 
 
-def _keep_eager(function: Any = None, **options: Any) -> Any:
+def _current_device() -> torch.device:
+    return _CPU
+
+
+def _keep_eager(function: Any = None, **_: Any) -> Any:
     return function if function is not None else lambda decorated: decorated
 
 

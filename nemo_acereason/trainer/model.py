@@ -6,9 +6,9 @@ Transformer Engine layers on CUDA where it imports, Megatron's local layers with
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.extensions.transformer_engine import HAVE_TE
 from megatron.core.models.gpt import GPTModel
@@ -26,6 +26,11 @@ from nemo_acereason.trainer.packed_attention import PackedAttention
 from nemo_acereason.trainer.rope import rope_frequencies
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective"},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
 
 
 def uses_transformer_engine() -> bool:
@@ -74,11 +79,6 @@ def _layer_spec(arch: ModelArch) -> ModuleSpec:
 def _transformer_config(arch: ModelArch, config: TrainerConfig, attention_factor: float) -> TransformerConfig:
     is_cuda = torch.cuda.is_available()
     dtype = DTYPES[config.dtype]
-    recompute = {
-        "none": {},
-        "selective": {"recompute_granularity": "selective"},
-        "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
-    }[config.recompute]
     transformer_config = TransformerConfig(
         num_layers=arch.num_layers,
         hidden_size=arch.hidden_size,
@@ -90,7 +90,7 @@ def _transformer_config(arch: ModelArch, config: TrainerConfig, attention_factor
         layernorm_epsilon=arch.norm_epsilon,
         qk_layernorm=arch.qk_norm,
         gated_linear_unit=True,
-        activation_func=F.silu,
+        activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
         add_qkv_bias=arch.qkv_bias,
         attention_dropout=0.0,
@@ -115,7 +115,7 @@ def _transformer_config(arch: ModelArch, config: TrainerConfig, attention_factor
         persist_layer_norm=False,
         # the fused kernel does not apply YaRN's factor
         apply_rope_fusion=uses_transformer_engine() and attention_factor == 1.0,
-        **recompute,
+        **RECOMPUTE[config.recompute],
     )
     if attention_factor != 1.0:
         # not fields: Megatron's attention scales cosine and sine by (0.1 mscale ln(e) + 1) / (0.1 * 0 + 1)

@@ -30,10 +30,8 @@ def wrap_data_parallel(model: GPTModel, config: TrainerConfig) -> DistributedDat
         module=model,
     )
     model.config.no_sync_func = wrapped.no_sync
-    # Megatron would divide by a count of tokens here; a step's loss comes normalised
-    model.config.finalize_model_grads_func = lambda models, num_tokens, **kwargs: finalize_model_grads(
-        models, None, **kwargs
-    )
+    # Megatron would divide by the count of tokens that it passes second; a step's loss comes normalised
+    model.config.finalize_model_grads_func = lambda models, _, **options: finalize_model_grads(models, None, **options)
     return wrapped
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.functional import scaled_dot_product_attention
 
 
-class PackedAttention(MegatronModule):
+class PackedAttention(MegatronModule):  # type: ignore[misc] # megatron has no types
     """Grouped-query attention that never leaves a segment; has no parameters."""
 
-    def __init__(self, config: TransformerConfig, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, config: TransformerConfig, *_: Any, **__: Any) -> None:
         super().__init__(config=config)
 
     def forward(
@@ -26,24 +26,25 @@ class PackedAttention(MegatronModule):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        _: torch.Tensor | None,
         *,
         packed_seq_params: PackedSeqParams,
-        **kwargs: Any,
+        **__: Any,
     ) -> torch.Tensor:
         """Attend.
 
         Args:
             query: [T, heads of this rank, head_dim].
             key: [T, query groups of this rank, head_dim]; ``value`` alike.
-            attention_mask: unused, the segments say it all.
+            packed_seq_params: the bounds of the segments, all the mask there is.
         Returns:
             [T, heads of this rank, head_dim].
         """
         lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
         is_grouped = query.size(1) != key.size(1)
+        by_segment = [torch.split(x.transpose(0, 1), lengths, dim=1) for x in (query, key, value)]
         outputs = [
-            F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=is_grouped)[0]
-            for q, k, v in zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True)
+            scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=is_grouped)[0]
+            for q, k, v in zip(*by_segment, strict=True)
         ]
         return torch.cat(outputs, dim=1).transpose(0, 1)

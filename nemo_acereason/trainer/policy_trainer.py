@@ -26,7 +26,8 @@ from nemo_acereason.resharding.layout import TrainingLayout, check_layout
 from nemo_acereason.resharding.name_map import hf_shapes
 from nemo_acereason.resharding.plan import training_pieces
 from nemo_acereason.trainer import checkpoint
-from nemo_acereason.trainer.forward import build_microbatch, forward_backward, forward_logits, rank_microbatches
+from nemo_acereason.trainer.forward import forward_backward, forward_logits
+from nemo_acereason.trainer.microbatch import build_microbatch, rank_rows
 from nemo_acereason.trainer.model import DTYPES, build_model, uses_transformer_engine
 from nemo_acereason.trainer.optimizer import apply_settings, build_optimizer, gradient_norm, update, wrap_data_parallel
 from nemo_acereason.trainer.weights import WeightSource, load_weights
@@ -57,9 +58,7 @@ class MegatronTrainer:
                 f"trainer.tensor_parallel x pipeline_parallel x data_parallel = {mesh.num_ranks}, "
                 f"but {dist.get_world_size()} trainer processes run; make them equal"
             )
-        check_layout(
-            arch, tensor_parallel=trainer.tensor_parallel, pipeline_parallel=trainer.pipeline_parallel
-        )
+        check_layout(arch, tensor_parallel=trainer.tensor_parallel, pipeline_parallel=trainer.pipeline_parallel)
         _start_megatron(mesh, seed)
         place = mesh.place(dist.get_rank())
         self.arch = arch
@@ -187,7 +186,7 @@ class MegatronTrainer:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def _share(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
-        return rank_microbatches(
+        return rank_rows(
             rows,
             dp_rank=self.place.dp_rank,
             dp_size=self.mesh.data_parallel,
@@ -204,9 +203,7 @@ class MegatronTrainer:
             for metrics in rank_metrics:
                 for name, value in metrics.items():
                     by_name.setdefault(name, []).append(value)
-        return {
-            name: max(values) if name.startswith("max_") else math.fsum(values) for name, values in by_name.items()
-        }
+        return {name: max(values) if name.startswith("max_") else math.fsum(values) for name, values in by_name.items()}
 
 
 def _start_megatron(mesh: Mesh, seed: int) -> None:

@@ -46,7 +46,7 @@ class HfDirectory:
         if missing or unknown:
             what = f"lacks {missing[0]!r}" if missing else f"has the unknown tensor {unknown[0]!r}"
             raise DataError(
-                f"{path} {what} ({len(missing)} missing, {len(unknown)} unknown); want the checkpoint of its config.json"
+                f"{path} {what} ({len(missing)} missing, {len(unknown)} unknown); want those of its config.json"
             )
 
     def read(self, name: str, indices: list[Index]) -> list[torch.Tensor]:
@@ -112,4 +112,4 @@ def _files_by_tensor(directory: Path) -> dict[str, str]:
             "want a Hugging Face model directory with safetensors"
         )
     with safe_open(single, framework="pt") as file:
-        return {name: single.name for name in file.keys()}  # noqa: SIM118 - not a dict
+        return dict.fromkeys(file.keys(), single.name)
