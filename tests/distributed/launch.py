@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -62,7 +63,11 @@ def _rank_main(rank: int, num_ranks: int, directory: str, function: Callable[...
         dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=num_ranks)
         result = function(*args)
         (Path(directory) / f"result-{rank}").write_bytes(pickle.dumps(result))
-        dist.destroy_process_group()
+        dist.barrier()
+        status = 0
     except BaseException:
         (Path(directory) / f"error-{rank}").write_text(traceback.format_exc())
-        raise
+        status = 1
+    # leave without C++ teardown: gloo's threads sometimes abort it ("terminate called without an active exception")
+    sys.stdout.flush()
+    os._exit(status)
