@@ -5,6 +5,7 @@ Works on text only and in linear time; what the text means is :mod:`nemo_acereas
 
 from __future__ import annotations
 
+# ruff: noqa: RUF001 - characters that look like others are what this table is about
 import re
 import unicodedata
 
@@ -85,6 +86,17 @@ _STYLE_COMMAND = re.compile(r"\\(?:mathit|mathnormal|boldsymbol|bm|pmb|mathcal|m
 _WRAPPERS = (("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}"), ("\\fbox{", "}"))
 _CONCLUSION = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore|iff|Leftrightarrow)(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!|\\!,|\\!,\\!|,\\!\\!)(?=\d{3}(?!\d))")
+_REWRITTEN = (
+    (re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}"), r"\\text{\1/\2}"),
+    (re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\mathbb\s*\{?R\}?\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{\s*>\s*0\s*\})"), r"(0,\\infty)"),
+    (re.compile(r"\\mathbb\s*\{?R\}?\s*(?:\^\s*\{?\s*-\s*\}?|_\s*\{\s*<\s*0\s*\})"), r"(-\\infty,0)"),
+)
+_LETTER_O_DEGREE = re.compile(r"(?<=\d)\s*\^\s*(?:o|\{\s*o\s*\})(?![a-zA-Z])")
+_REALS_EXCEPT = re.compile(
+    r"(?i)(?:x is |x can be )?(?:all|any) reals?(?: numbers?)?(?: x)?,? (?:except|but|other than)(?: for)? (?:x ?(?:=|\\n?eq?) ?)?([^a-z]+)"
+)
 _EDGE = " \t\r\n,;:~"
 _FINAL_STOP = re.compile(r"(?<!\.)\.\s*\Z")
 _SPACED_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?")
@@ -110,16 +122,22 @@ def clean(text: str) -> str:
         text = text.replace(" ", "")
     if "\\" in text or "$" in text or "{.}" in text:
         text = _clean_latex(text)
+    if "^" in text:
+        text = _LETTER_O_DEGREE.sub(r"^\\circ", text)
     text = _FINAL_STOP.sub("", text.strip(_EDGE)).strip(_EDGE)
+    if text.startswith("USD"):
+        text = "\\dollar " + text[3:]
     while text.endswith("\\"):  # a final line break or control space
         text = _FINAL_STOP.sub("", text.rstrip("\\" + _EDGE)).rstrip(_EDGE)
     while text.startswith(_LEADING_SPACE):
         text = text[2:].lstrip(_EDGE)
+    if "real" in text and (found := _REALS_EXCEPT.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip())):
+        return f"\\mathbb{{R}}\\setminus\\{{{found[1]}\\}}"
     return text
 
 
 def _clean_latex(text: str) -> str:
-    text = re.sub(r"(?<!\\)\\\$", r"\\dollar ", text).replace("\\\\%", "\\%")
+    text = re.sub(r"(?<!\\)\\\$|\\textdollar(?![a-zA-Z])", r"\\dollar ", text).replace("\\\\%", "\\%")
     for opening, closing in _WRAPPERS * 2:
         if text.startswith(opening) and text.endswith(closing) and is_balanced(text[len(opening) : -len(closing)]):
             text = text[len(opening) : -len(closing)].strip()
@@ -127,6 +145,8 @@ def _clean_latex(text: str) -> str:
     text = _EMPTY_DELIMITER.sub("", text).replace("{.}", ".")
     text = _STYLE_COMMAND.sub("", _IGNORED.sub("", text))
     text = _TEXT_COMMAND.sub(r"\\text{", text)
+    for pattern, replacement in _REWRITTEN:
+        text = pattern.sub(replacement, text)
     return _CONCLUSION.split(text)[-1]
 
 
@@ -145,6 +165,6 @@ def fold_words(text: str) -> str:
     text = re.sub(r"\\[a-zA-Z]+|[{}\\$()~]", " ", text).casefold()
     words = [word.strip(".,;:!?'\"’") for word in text.replace(",", " , ").split()]
     kept = [word for word in words if word]
-    while len(kept) > 1 and kept[0] in ("the", "a", "an"):
+    while len(kept) > 1 and kept[0] in ("the", "a", "an", "on"):
         kept.pop(0)
     return " ".join(kept)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -49,8 +50,13 @@ MAX_ITEMS = 200
 _INTEGER = re.compile(r"\s*([+-]?\d{1,400})\s*")
 _NEGLIGIBLE = {LOW: LOW.mpf(10) ** -30, HIGH: HIGH.mpf(10) ** -160}
 _AMBIGUOUS = re.compile(r"\d,\d{3}(?!\d)|\de[+-]\d")
-_CHOICE = re.compile(r"(?:\\text\{)?\s*\(?\s*(?P<letter>[A-J])\s*(?:[):.]|\\?\})\s*(?:\})?\s*[).:]?\s*(?P<rest>[^\s+*/^=<>,&_).:!-].*)?")
-_OPTION = re.compile(r"(?:option|choice|answer)?\s*\(?([a-j])\)?[.:)]?", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?:\\text\{)?\s*\(?\s*(?P<letter>[A-J])\s*(?:[):.]|\\?\})\s*(?:\})?\s*[).:]?\s*(?P<rest>[^\s+*/^=<>,&_).:!-].*)?"
+)
+_OPTION = re.compile(
+    r"(?:the )?(?:correct |final |right )?(?:option|choice|answer)?(?: is)?:?\s*(?:option |choice )?\(?([a-j])\)?[.:)]?",
+    re.IGNORECASE,
+)
 
 
 class Comparison(enum.Enum):
@@ -148,8 +154,8 @@ def _normal(node: Node) -> Node:
             return Measured(value, "%")
         case Op(name="degree", args=(value,)):
             return Measured(value, "degree")
-        case Op(name="neg", args=(Op(name="percent" | "degree" as name, args=(value,)),)):
-            return Measured(_negated(value), "%" if name == "percent" else "degree")
+        case Op(name="neg", args=(Op(name="percent" | "degree" as kind, args=(value,)),)):
+            return Measured(_negated(value), "%" if kind == "percent" else "degree")
         case Measured(value=Op(name="percent"), unit=_):
             return _normal(node.value)
         case Measured(value=value, unit=unit):
@@ -164,7 +170,29 @@ def _normal(node: Node) -> Node:
             return Relation(tuple(_normal(side) for side in sides), node.ops)
         case Collection(items=items):
             normal = tuple(_normal(item) for item in items)
-            return Collection(_with_shared_unit(normal) if node.is_list else normal, node.opening, node.closing, node.joiner)
+            match normal[-1]:
+                case Relation(sides=(Symbol(name=name), Symbol(name="\\mathbb{Z}")), ops=("in",)) if node.is_list:
+                    named = tuple(_renamed(item, name, "k") for item in normal[:-1])  # any integer, whatever its name
+                    return named[0] if len(named) == 1 else Collection(named, joiner=node.joiner)
+            return Collection(
+                _with_shared_unit(normal) if node.is_list else normal, node.opening, node.closing, node.joiner
+            )
+    return node
+
+
+def _renamed(node: Node, old: str, new: str) -> Node:
+    match node:
+        case Symbol(name=name):
+            return Symbol(new) if name == old else node
+        case Op(args=args):
+            return Op(node.name, tuple(_renamed(part, old, new) for part in args), node.label)
+        case Relation(sides=sides):
+            return Relation(tuple(_renamed(part, old, new) for part in sides), node.ops)
+        case Collection(items=items):
+            renamed = tuple(_renamed(part, old, new) for part in items)
+            return Collection(renamed, node.opening, node.closing, node.joiner)
+        case Measured(value=value):
+            return Measured(_renamed(value, old, new), node.unit)
     return node
 
 
@@ -210,6 +238,12 @@ def _same(gold: Node, answer: Node) -> bool:
 def _same_relations(gold: Node, answer: Node) -> bool:
     if any(_has_order(side) for side in (gold, answer)):
         return _same_sets(gold, answer) or _same_inequality(gold, answer)
+    match gold, answer:  # f(t) = t + 1 against f(x) = x + 1
+        case (
+            Relation(sides=(Op(name="mul", args=(Symbol() as function, Symbol(name=wanted))), _)),
+            Relation(sides=(Op(name="mul", args=(Symbol() as other, Symbol(name=got))), _)),
+        ) if function == other and wanted != got and wanted not in free_symbols(answer):
+            answer = _renamed(answer, got, wanted)
     golds, answers = _values(gold), _values(answer)
     if _names_conflict(gold, answer):
         golds = answers = []
@@ -283,7 +317,10 @@ def _name(node: Node) -> str | None:
 
 def _names_conflict(gold: Node, answer: Node) -> bool:
     first, second = _name(gold), _name(answer)
-    return first is not None and second is not None and first != second
+    if first is not None and second is not None:
+        return first != second
+    labels = [node.sides[0] for node in (gold, answer) if isinstance(node, Relation) and isinstance(node.sides[0], Op)]
+    return len(labels) == 2 and labels[0].name == "add" and labels[0] != labels[1]
 
 
 def _is_near(value: Node, rounded: Node) -> bool:
@@ -333,7 +370,7 @@ def _constant_ratio(gold: Node, answer: Node) -> Any:
         if not first or not second:
             return None
         here = second / first
-        if LOW.im(here) or ratio is not None and abs(here - ratio) > abs(ratio) * _NEGLIGIBLE[LOW]:
+        if LOW.im(here) or (ratio is not None and abs(here - ratio) > abs(ratio) * _NEGLIGIBLE[LOW]):
             return None
         ratio = here
     return ratio
@@ -347,7 +384,7 @@ def _same_sets(gold: Node, answer: Node) -> bool:
         return False
     if isinstance(gold, SetOp) and isinstance(answer, SetOp) and gold.name == answer.name:
         straight = _same(gold.left, answer.left) and _same(gold.right, answer.right)
-        if straight or gold.name != "setminus" and _same(gold.left, answer.right) and _same(gold.right, answer.left):
+        if straight or (gold.name != "setminus" and _same(gold.left, answer.right) and _same(gold.right, answer.left)):
             return True
     gold_region = region_of(gold)
     if gold_region is None:
@@ -440,7 +477,10 @@ def _same_matrices(gold: Node, answer: Node) -> bool:
         return shapes[0] == shapes[1] and all(map(_same_rows, gold.rows, answer.rows))
     matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
     assert isinstance(matrix, Matrix)
-    if not isinstance(other, Collection) or other.is_set or other.is_list and matrix is answer:
+    if isinstance(other, Op) and other.name == "binomial" and matrix is gold:  # a column of two is often typed so
+        other = Matrix(tuple((part,) for part in other.args))
+        return _same_matrices(gold, other)
+    if not isinstance(other, Collection) or other.is_set or (other.is_list and matrix is answer):
         return False
     if len(matrix.rows) != 1 and len(matrix.rows[0]) != 1:
         return False
@@ -566,10 +606,15 @@ def _rounds_to(gold: Node, answer: Node) -> bool:
 
 
 def _same_value(gold: Node, answer: Node, names: set[str], log_base: int) -> bool:
-    if "i" in {part.name for side in (gold, answer) for part in walk(side) if isinstance(part, Symbol)} and "j" in names:
+    if (
+        "i" in {part.name for side in (gold, answer) for part in walk(side) if isinstance(part, Symbol)}
+        and "j" in names
+    ):
         names = names | {"i"}  # beside j it is a basis vector or an index
     if not names:
         return _close(gold, answer, LOW, {}, log_base) is True and _close(gold, answer, HIGH, {}, log_base) is True
+    if any(_has_signed_power(part) for side in (gold, answer) for part in walk(side)):
+        return all(_close(gold, answer, LOW, at, log_base) is True for at in _integer_points(names))
     agreements = 0
     for at in itertools.islice(_points(names, LOW, is_positive=True), 7):
         close = _close(gold, answer, LOW, at, log_base)
@@ -618,6 +663,20 @@ def _points(names: set[str], mp: Any, *, is_positive: bool) -> Iterator[dict[str
         yield values
 
 
+def _has_signed_power(node: Node) -> bool:
+    """``(-1)^n``: meant for integers only."""
+    if not isinstance(node, Op) or node.name != "pow" or not free_symbols(node.args[1]):
+        return False
+    base = exact(node.args[0]) if not free_symbols(node.args[0]) else None
+    return base is not None and base < 0
+
+
+def _integer_points(names: set[str]) -> Iterator[dict[str, Any]]:
+    ordered = sorted(names)
+    for trial in range(6):
+        yield {name: LOW.mpf(3 + trial + (place * (trial + 2)) % 7) for place, name in enumerate(ordered)}
+
+
 # ------------------------------------------------------------------------------------------------ beyond our grammar
 
 _BEYOND_GRAMMAR = re.compile(r"\\(?:sum|prod|int|lim|partial|det|begin\s*\{(?:cases|vmatrix)\})(?![a-zA-Z])")
@@ -630,13 +689,14 @@ def _is_beyond_grammar(text: str) -> bool:
 
 def _ask_math_verify(gold: str, answer: str) -> Comparison:
     """Sums, integrals and the like, by math-verify; its plain-expression parser, which evaluates text, is left out."""
-    from math_verify import LatexExtractionConfig, parse, verify  # heavy, and needed by few answers
+    import math_verify  # type: ignore[import-untyped]  # heavy, and needed by few answers
 
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of the limits that are ours to set
+    config = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
     trees = [
-        parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=None) for text in (gold, answer)
+        math_verify.parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
+        for text in (gold, answer)
     ]
     if not all(trees):
         return Comparison.UNREADABLE
-    return _outcome(bool(verify(*trees, timeout_seconds=None)))
-
+    return _outcome(bool(math_verify.verify(*trees, timeout_seconds=None)))

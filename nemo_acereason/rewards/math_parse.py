@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -51,30 +51,105 @@ from nemo_acereason.rewards.math_value import FUNCTION_NAMES
 MAX_DEPTH = 60
 """Of rules within rules; a bracket or a fraction takes two."""
 
-_WORDS = re.compile(r"[A-Za-z][A-Za-z'’.-]*(?:[ ,]+[A-Za-z][A-Za-z'’.-]*)*")
-_SHORT_WORDS = frozenset("yes no odd one two six ten red any all dne".split())
+_WORDS = re.compile(r"[A-Za-z][A-Za-z'\u2019.-]*(?:[ ,]+[A-Za-z][A-Za-z'\u2019.-]*)*")
+_SHORT_WORDS = frozenset(["yes", "no", "odd", "one", "two", "six", "ten", "red", "any", "all", "dne"])
 _UNIT_ABBREVIATIONS = (
     "mm|cm|dm|km|kg|mg|ml|mL|cc|ft|in|yd|mi|lb|lbs|oz|hr|hrs|min|mins|sec|secs|mph|kmh|kph|rpm|rad|Hz|kWh|kW|kJ|mol"
     "|km/h|m/s|cm/s|ft/s|mi/h|p\\.?m\\.?|a\\.?m\\.?|PM|AM|USD|dollars?|cents?|euros?"
 )
-_GLUED_UNIT = re.compile(rf"(?<=[\d}})])(?:\s|\\[,;: !]|~)*(?P<unit>(?:{_UNIT_ABBREVIATIONS})(?:\s*\^\s*(?:[23]|\{{[23]\}}))?)\s*\Z")
+_GLUED_UNIT = re.compile(
+    rf"(?<=[\d}})])(?:\s|\\[,;: !]|~)*(?P<unit>(?:{_UNIT_ABBREVIATIONS})(?:\s*\^\s*(?:[23]|\{{[23]\}}))?)\s*\Z"
+)
 _TRAILING_WORDS = re.compile(
     r"(?<=[\d})])(?:\s|\\[,;: !]|~)+(?P<unit>[A-Za-z]{2,}\.?(?:(?:\s+|/)[A-Za-z]+\.?)*(?:\s*\^\s*(?:[23]|\{[23]\}))?)\s*\Z"
 )
 _UPRIGHT = re.compile(r"\\(?:mathrm|operatorname)\s*\{[\s~]*([a-zA-Z]{2,}[a-zA-Z /]*|[a-zA-Z]+/[a-zA-Z]+)\s*\}")
-_NOT_UNIT_WORDS = frozenset("and or to mod in if not for choose union is are".split())
+_NOT_UNIT_WORDS = frozenset(["and", "or", "to", "mod", "in", "if", "not", "for", "choose", "union", "is", "are"])
+_SAYINGS = frozenset(
+    [
+        "is",
+        "are",
+        "was",
+        "not",
+        "isn't",
+        "no",
+        "never",
+        "wrong",
+        "incorrect",
+        "except",
+        "if",
+        "when",
+        "unless",
+        "or",
+        "else",
+        "but",
+        "maybe",
+        "perhaps",
+        "than",
+        "least",
+        "most",
+        "only",
+    ]
+)
 _BASED = re.compile(r"\(?\s*(?P<digits>[0-9A-Fa-f]+)\s*\)?\s*_\s*(?:\{\s*(?P<a>\d{1,3})\s*\}|(?P<b>\d{1,3}))")
-_BASE_WORDS = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True))
+_BASE_WORDS = dict(
+    zip(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], range(2, 11), strict=True)
+)
 _NUMBER_WORDS = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+            "twenty",
+        ]
     )
 }
 _FILLER = frozenset(
-    "the answer is final so thus hence therefore a an exactly equals equal value total result we get have "
-    "solution there are approximately about".split()
+    [
+        "the",
+        "answer",
+        "is",
+        "final",
+        "so",
+        "thus",
+        "hence",
+        "therefore",
+        "a",
+        "an",
+        "exactly",
+        "equals",
+        "equal",
+        "value",
+        "total",
+        "result",
+        "we",
+        "get",
+        "have",
+        "solution",
+        "there",
+        "are",
+        "approximately",
+        "about",
+    ]
 )
 _EMPTY_TEXTS = frozenset(
     ("no solution", "no solutions", "no real solution", "no real solutions", "empty set", "none", "no roots")
@@ -85,20 +160,78 @@ _RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": 
 _SET_OPERATORS = {"\\cup": "cup", "\\cap": "cap", "\\setminus": "setminus"}
 _CLOSERS = frozenset((")", "]", "\\}", "}", "\\rangle", "\\rfloor", "\\rceil", "&", "\\\\", "\\end"))
 _NO_FACTOR = frozenset(
-    "\\dollar \\vee \\wedge \\pmod \\bmod \\mod \\pm \\mp \\to \\% \\degree \\cdot \\times".split()
+    [
+        "\\dollar",
+        "\\vee",
+        "\\wedge",
+        "\\pmod",
+        "\\bmod",
+        "\\mod",
+        "\\pm",
+        "\\mp",
+        "\\to",
+        "\\%",
+        "\\degree",
+        "\\cdot",
+        "\\times",
+    ]
 )
-_DECORATIONS = frozenset("\\vec \\hat \\bar \\overline \\overrightarrow \\mathbf \\widehat \\underline".split())
+_DECORATIONS = frozenset(
+    ["\\vec", "\\hat", "\\bar", "\\overline", "\\overrightarrow", "\\mathbf", "\\widehat", "\\underline"]
+)
 _OPENERS = frozenset(("(", "[", "{", "|", "\\{", "\\langle", "\\lfloor", "\\lceil", "\\norm"))
 _JOINERS = {"and": "and", "or": "or", ", and": "and", ", or": "or", "and/or": "or", "\\vee": "or", "\\wedge": "and"}
-_INVERTIBLE = frozenset("sin cos tan sec csc cot sinh cosh tanh".split())
-_MATRICES = frozenset("pmatrix bmatrix matrix Bmatrix smallmatrix array psmallmatrix bsmallmatrix".split())
+_INVERTIBLE = frozenset(["sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh"])
+_MATRICES = frozenset(
+    ["pmatrix", "bmatrix", "matrix", "Bmatrix", "smallmatrix", "array", "psmallmatrix", "bsmallmatrix"]
+)
 _UNSUPPORTED = frozenset(
     f"\\{name}"
-    for name in (
-        "sum prod int iint oint lim limsup liminf partial nabla end cases ldots cdots dots vdots ddots to mapsto perp "
-        "parallel cong sim propto forall exists because dollar choose overset underset stackrel atop over text circ "
-        "rangle rfloor rceil mathbf xrightarrow tilde dot"
-    ).split()
+    for name in [
+        "sum",
+        "prod",
+        "int",
+        "iint",
+        "oint",
+        "lim",
+        "limsup",
+        "liminf",
+        "partial",
+        "nabla",
+        "end",
+        "cases",
+        "ldots",
+        "cdots",
+        "dots",
+        "vdots",
+        "ddots",
+        "to",
+        "mapsto",
+        "perp",
+        "parallel",
+        "cong",
+        "sim",
+        "propto",
+        "forall",
+        "exists",
+        "because",
+        "dollar",
+        "choose",
+        "overset",
+        "underset",
+        "stackrel",
+        "atop",
+        "over",
+        "text",
+        "circ",
+        "rangle",
+        "rfloor",
+        "rceil",
+        "mathbf",
+        "xrightarrow",
+        "tilde",
+        "dot",
+    ]
 )
 _LITERALS: dict[str, Callable[[str], Number]] = {"rep": repeating, "dots": dotted, "sci": scientific}
 
@@ -183,7 +316,7 @@ class _Parser:
 
     def _at_close(self) -> bool:
         token = self._peek()
-        return token.kind == "end" or token.is_mark and token.text in _CLOSERS
+        return token.kind == "end" or (token.is_mark and token.text in _CLOSERS)
 
     def _relation(self) -> Node:
         sides = [self._measured()]
@@ -241,7 +374,11 @@ class _Parser:
                 parts.append("mod " + self._raw_argument())
                 self._expect(")")
             else:
-                return " ".join(parts).strip()
+                break
+        said = " ".join(parts).strip()
+        if _SAYINGS & set(re.findall("[a-z']+", said.lower())):
+            raise Unreadable(f"words that are no unit: {said}")
+        return said
 
     def _ratio(self) -> Node:
         parts: list[Node] = []
@@ -272,8 +409,7 @@ class _Parser:
     def _sum(self) -> Node:
         self._deeper()
         sign = self._signs()
-        if sign in "+-" and self._accept("\\dollar") is not None:
-            raise Unreadable("a sign before a currency") if sign == "+" else Unreadable("negative money")
+        self._accept("\\dollar")  # -\$5
         terms = [_signed(sign, self._product())]
         while self._sees("+", "-", "\\pm", "\\mp"):
             sign = self._signs()
@@ -342,7 +478,9 @@ class _Parser:
             if text == "^":
                 self._at += 1
                 node = self._power(node)
-            elif text == "!" and (self._peek(1).text != "=" or isinstance(node, Number) and not self._peek().is_spaced):
+            elif text == "!" and (
+                self._peek(1).text != "=" or (isinstance(node, Number) and not self._peek().is_spaced)
+            ):
                 self._at += 1
                 is_double = self._accept("!") is not None
                 node = Op("call", (node,), "!!") if is_double else Op("factorial", (node,))
@@ -450,7 +588,11 @@ class _Parser:
                 part = proper_fraction(self._argument(), self._argument())
             except Unreadable:
                 part = None
-            if part is None or self._sees("!") or self._sees("^") and "\\circ" not in (self._peek(1).text, self._peek(2).text):
+            if (
+                part is None
+                or self._sees("!")
+                or (self._sees("^") and "\\circ" not in (self._peek(1).text, self._peek(2).text))
+            ):
                 self._at, self._tokens, part = start, tokens, None
         elif after.kind == "num" and after.is_spaced and self._peek(1).text == "/" and self._peek(2).kind == "num":
             part = proper_fraction(literal(after.text), literal(self._peek(2).text))
@@ -487,7 +629,7 @@ class _Parser:
         if opening == "\\langle":
             self._expect("\\rangle")
             return Collection(tuple(items), "(", ")")
-        closing = self._expect(")", "]", "[") if opening == "]" else self._expect(")", "]", "[")
+        closing = self._expect(")", "]", "[")
         if len(items) == 1:
             if opening + closing in ("()", "[]"):
                 return items[0]
@@ -626,7 +768,7 @@ class _Parser:
         if name in ("\\bar", "\\overline"):
             return Op("call", (inner,), "bar")
         if inner in (Symbol("i"), Symbol("j"), Symbol("k")):
-            return Symbol(f"\\hat{{{inner.name}}}")  # type: ignore[union-attr]  # a basis vector, not the imaginary unit
+            return Symbol(f"\\hat{{{inner.name}}}")  # a basis vector, not the imaginary unit
         return inner
 
 
@@ -644,10 +786,10 @@ _COMMANDS: dict[str, Callable[[_Parser], Node]] = {
     "\\angle": _Parser.angle,
     "\\triangle": _Parser.angle,
     "\\measuredangle": _Parser.angle,
-    "\\Reals": lambda parser: REALS,
-    "\\infty": lambda parser: INFINITY,
-    "\\emptyset": lambda parser: EMPTY_SET,
-    "\\imath": lambda parser: Symbol("i"),
+    "\\Reals": lambda _: REALS,
+    "\\infty": lambda _: INFINITY,
+    "\\emptyset": lambda _: EMPTY_SET,
+    "\\imath": lambda _: Symbol("i"),
 }
 
 
@@ -693,13 +835,13 @@ def _signed(sign: str, node: Node) -> Node:
     return Op("neg", (node,))
 
 
-def _multiply(factors: list[Node]) -> Node:
+def _multiply(factors: Sequence[Node]) -> Node:
     if len(factors) == 1:
         return factors[0]
     matrices = [factor for factor in factors if isinstance(factor, Matrix)]
     if not matrices:
         return Op("mul", tuple(factors))
-    scalars = [factor for factor in factors if not isinstance(factor, Matrix)]
+    scalars: list[Node] = [factor for factor in factors if not isinstance(factor, Matrix)]
     if len(matrices) > 1 or not scalars:
         raise Unreadable("a product of matrices")
     return _scaled(_multiply(scalars), matrices[0])
@@ -738,7 +880,9 @@ def _spread(node: Node) -> list[Node]:
         raise TooComplex("more than three plus-minus signs")
     # \pm and \mp in one expression go together; several \pm are independent of one another
     is_coupled = any(isinstance(choice.values[0], Op) and choice.values[0].name == "neg" for choice in choices)
-    patterns = [(side,) * len(choices) for side in (0, 1)] if is_coupled else itertools.product((0, 1), repeat=len(choices))
+    patterns = (
+        [(side,) * len(choices) for side in (0, 1)] if is_coupled else itertools.product((0, 1), repeat=len(choices))
+    )
     return [_pick(node, iter(pattern)) for pattern in patterns]
 
 

@@ -90,7 +90,7 @@ def _region(node: Node) -> Region | None:
 def _interval(node: Collection) -> Region | None:
     low, high = _end(node.items[0]), _end(node.items[1])
     has_low, has_high = node.opening == "[" and low != -LOW.inf, node.closing == "]" and high != LOW.inf
-    if low > high or low == high and not (has_low and has_high):
+    if low > high or (low == high and not (has_low and has_high)):
         return None
     return (Piece(low, has_low, high, has_high),)
 
@@ -199,7 +199,7 @@ def _complement(region: Region) -> Region:
     gaps: list[Piece] = []
     low, has_low = -LOW.inf, False
     for piece in region:
-        if low < piece.low or low == piece.low and has_low and not piece.has_low:
+        if low < piece.low or (low == piece.low and has_low and not piece.has_low):
             gaps.append(Piece(low, has_low, piece.low, not piece.has_low and piece.low != -LOW.inf))
         low, has_low = piece.high, not piece.has_high
     if low < LOW.inf:

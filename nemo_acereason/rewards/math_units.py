@@ -74,7 +74,7 @@ _SIZES: dict[str, tuple[str, Fraction]] = {
 _SPELLINGS = {"p.m.": "pm", "a.m.": "am", "p.m": "pm", "a.m": "am", "mph": "mile/hour", "kmh": "kilometer/hour"}
 _SPELLINGS |= {"kph": "kilometer/hour"}
 _SPELLED = re.compile("|".join(re.escape(spelling) for spelling in _SPELLINGS))
-_DROPPED = frozenset("of in the a an approximately about total".split())
+_DROPPED = frozenset(["of", "in", "the", "a", "an", "approximately", "about", "total"])
 
 
 def scale_words(unit: str) -> tuple[int, str]:
@@ -122,7 +122,9 @@ def same_unit_factor(gold: str, answer: str) -> Fraction | None:
     first, second = canonical(gold), canonical(answer)
     if first == second or "unit" in dict(first) or "unit" in dict(second):
         return Fraction(1)
-    kinds = [sorted((_SIZES.get(name, (name, Fraction(1)))[0], power) for name, power in unit) for unit in (first, second)]
+    kinds = [
+        sorted((_SIZES.get(name, (name, Fraction(1)))[0], power) for name, power in unit) for unit in (first, second)
+    ]
     if kinds[0] != kinds[1]:
         return None
     return _size(second) / _size(first)

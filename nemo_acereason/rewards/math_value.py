@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-import mpmath
+import mpmath  # type: ignore[import-untyped]
 
 from nemo_acereason.rewards.math_tree import Node, Number, Op, Symbol, TooComplex, Unreadable
 
@@ -31,6 +31,9 @@ LOW = context(60)
 HIGH = context(200)
 
 
+_EXACT = frozenset(("add", "mul", "neg", "div", "pow", "factorial", "binomial", "abs", "floor", "ceil", "sqrt", "root"))
+
+
 def exact(node: Node) -> Fraction | None:
     """Its rational value, or None where it is not plainly rational.
 
@@ -42,16 +45,14 @@ def exact(node: Node) -> Fraction | None:
         return node.value
     if not isinstance(node, Op):
         return None
-    match node.name:
-        case "add" | "mul" | "neg" | "div" | "pow" | "factorial" | "binomial" | "abs" | "floor" | "ceil" | "sqrt":
-            values = [exact(argument) for argument in node.args]
-        case "root":
-            values = [exact(argument) for argument in node.args]
-        case _:
-            return None
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    if node.name not in _EXACT:
         return None
+    known: list[Fraction] = []
+    for argument in node.args:
+        value = exact(argument)
+        if value is None:
+            return None
+        known.append(value)
     return _sized(_exact_op(node.name, known))
 
 
@@ -119,7 +120,7 @@ def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _exact_root(value: Fraction, degree: int) -> Fraction | None:
-    if degree < 1 or degree > 64 or value < 0 and degree % 2 == 0:
+    if degree < 1 or degree > 64 or (value < 0 and degree % 2 == 0):
         return None
     if value < 0:  # the real root of an odd degree, as school books have it
         root = _exact_root(-value, degree)
@@ -254,7 +255,7 @@ def _sum(mp: Any, *values: Any) -> Any:
     return mp.fsum(values) if all(mp.im(value) == 0 for value in values) else sum(values[1:], values[0])
 
 
-def _product(mp: Any, *values: Any) -> Any:
+def _product(_: Any, *values: Any) -> Any:
     result = values[0]
     for value in values[1:]:
         result = result * value
@@ -283,32 +284,28 @@ def _ceil(mp: Any, value: Any) -> Any:
     return mp.ceil(mp.re(value))
 
 
+_TRIGONOMETRIC = (
+    *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "asec", "acsc", "acot"),
+    *("sinh", "cosh", "tanh", "sech", "csch", "coth", "asinh", "acosh", "atanh"),
+)
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": _sum,
     "mul": _product,
-    "neg": lambda mp, value: -value,
-    "div": lambda mp, top, bottom: top / bottom,
+    "neg": lambda _, value: -value,
+    "div": lambda _, top, bottom: top / bottom,
     "pow": _power,
     "sqrt": lambda mp, value: mp.sqrt(value),
     "root": _root,
     "log": _log,
     "ln": _log,
     "exp": _exp,
-    "abs": lambda mp, value: abs(value),
+    "abs": lambda _, value: abs(value),
     "floor": _floor,
     "ceil": _ceil,
     "factorial": _factorial,
     "binomial": _binomial,
     "degree": lambda mp, value: value * mp.pi / 180,
-    "percent": lambda mp, value: value / 100,
-    "conj": lambda mp, value: mp.conj(value),
-    "re": lambda mp, value: mp.re(value),
-    "im": lambda mp, value: mp.im(value),
-    **{
-        short: _bounded(name)
-        for name in ("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "asec", "acsc", "acot")
-        + ("sinh", "cosh", "tanh", "sech", "csch", "coth", "asinh", "acosh", "atanh")
-        for short in ((name, "arc" + name[1:]) if name.startswith("a") else (name,))
-    },
+    "percent": lambda _, value: value / 100,
+    **{name: _bounded(name) for name in _TRIGONOMETRIC},
 }
 FUNCTION_NAMES = frozenset(_FUNCTIONS)

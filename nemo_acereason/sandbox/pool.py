@@ -10,6 +10,7 @@ reward function does; isolation of untrusted programs is that function's own
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import pickle
@@ -81,16 +82,13 @@ class _Worker:
             raise _WorkerDied
         return json.loads(answer)  # type: ignore[no-any-return]
 
-    def end(self) -> int:
-        """Kill its process group, reap it, close the pipes; the exit status."""
-        try:
+    def end(self) -> None:
+        """Kill its process group, reap it, close the pipes."""
+        with contextlib.suppress(ProcessLookupError):  # it is gone already
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it is gone already
-        status = self.process.wait()
+        self.process.wait()
         os.close(self._requests)
         os.close(self._answers)
-        return status
 
 
 @dataclass
@@ -213,7 +211,8 @@ class RewardPool:
         try:
             while (job := self._next_job()) is not None:
                 if worker is not None and worker.process.poll() is not None:  # killed while idle: not this job's doing
-                    worker = self._replaced(worker)
+                    self._end(worker)
+                    worker = None
                 job.attempts += 1
                 worker, score = self._judge(worker, job)
                 if score is None:
@@ -238,16 +237,17 @@ class RewardPool:
         except _WorkerLate:
             assert worker is not None
             detail = f"no verdict within {job.timeout_s:g} s"
-            return self._replaced(worker), Score.of(Verdict.TIMEOUT, time.perf_counter() - start, detail)
+            self._end(worker)
+            return None, Score.of(Verdict.TIMEOUT, time.perf_counter() - start, detail)
         except _WorkerDied:
             assert worker is not None
-            status = worker.end()
-            self._count_replaced()
-            return None, _infrastructure(f"worker died with status {status}") if is_last else None
+            self._end(worker)
+            return None, _infrastructure(f"worker died with status {worker.process.returncode}") if is_last else None
         if "memory" in answer:
             # A worker that has grown over many samples is not this sample's fault: a fresh one decides.
             score = Score.of(Verdict.MEMORY, answer["seconds"], f"over {self._memory_bytes >> 20} MiB")
-            return self._replaced(worker), score if job.attempts > 1 else None
+            self._end(worker)
+            return None, score if job.attempts > 1 else None
         if "error" in answer:
             self._print_first_error(answer["traceback"])
             return worker, _infrastructure(answer["error"], answer["seconds"])
@@ -264,11 +264,9 @@ class RewardPool:
                 self._scores[key] = score
             self._lock.notify_all()
 
-    def _replaced(self, worker: _Worker) -> None:
+    def _end(self, worker: _Worker) -> None:
+        """End a worker that another is to replace."""
         worker.end()
-        self._count_replaced()
-
-    def _count_replaced(self) -> None:
         with self._lock:
             self.num_workers_replaced += 1
 

@@ -8,9 +8,7 @@ from the pool, whose data is ours, or JSON to the pool, so that nothing a sample
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import importlib
 import json
 import os
 import pickle
@@ -23,9 +21,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from nemo_acereason.config.load import import_function
 from nemo_acereason.rewards.score import as_score
+from nemo_acereason.sandbox.lifetime import die_with_parent
 
-PR_SET_PDEATHSIG = 1
 _LENGTH = struct.Struct("<I")
 
 
@@ -54,20 +53,12 @@ def _read_exactly(fd: int, size: int) -> bytes | None:
 
 @functools.lru_cache(maxsize=64)
 def load_reward(function: str) -> Callable[..., Any]:
-    """Import ``module:function``.
+    """The function that ``module:function`` or ``FILE.py:function`` names, imported once.
 
     Raises:
-        ValueError: not of that form, or not callable.
-        ImportError: no such module.
-        AttributeError: no such function in it.
+        ConfigError: not of that form, no such module, no such function.
     """
-    module, separator, name = function.partition(":")
-    if not separator or not module or not name:
-        raise ValueError(f"reward function {function!r} is not of the form module:function")
-    found = getattr(importlib.import_module(module), name)
-    if not callable(found):
-        raise ValueError(f"{function} is a {type(found).__name__}, not a function")
-    return found  # type: ignore[no-any-return]
+    return import_function(function, "reward.function")
 
 
 def _answer(request: tuple[str, str, dict[str, Any], Any, Any]) -> dict[str, Any]:
@@ -97,9 +88,7 @@ def _answer(request: tuple[str, str, dict[str, Any], Any, Any]) -> dict[str, Any
 def main() -> None:
     """Serve until the pool closes its end, or dies."""
     requests, answers, memory_bytes, parent = (int(argument) for argument in sys.argv[1:5])
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        return
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if memory_bytes:
         # The soft limit only: sandboxed children of a code reward set limits of their own.
