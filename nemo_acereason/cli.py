@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from nemo_acereason.config.load import load_plan, merge
 from nemo_acereason.config.schema import Plan
@@ -22,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+INTERRUPTED = 130
 
 Recipe = Annotated[str, typer.Argument(help="A shipped recipe, a .py file with recipe(), or a .yaml file with `base`.")]
 Settings = Annotated[
@@ -99,13 +102,17 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> N
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error, never a traceback."""
     try:
-        app()
+        status = app(standalone_mode=False)
     except AceReasonError as error:
         print(f"acereason: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
-    except KeyboardInterrupt as error:
-        print(f"acereason: stopped ({error or 'interrupt'}); start again to go on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
+    except TyperException as error:  # a wrong verb, option or argument; empty: help was asked for by giving none
+        if message := error.format_message():
+            print(f"acereason: {message.rstrip('.')}; see acereason --help", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    if status == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+        print("acereason: stopped; start again to go on from the last checkpoint", file=sys.stderr)
+    raise SystemExit(status)
 
 
 def _plan(
@@ -125,8 +132,10 @@ def _with_inputs(plan: Plan, model: Path | None, data: Path | None) -> Plan:
         change["model"] = {"path": os.path.abspath(model)}
     if data is not None:
         source = {"data": {"source": os.path.abspath(data)}}
-        change["stages"] = {name: source for name in plan.stages}
-        change["evaluations"] = {name: source for name, held_out in plan.evaluations.items() if not held_out.data.source}
+        change["stages"] = dict.fromkeys(plan.stages, source)
+        change["evaluations"] = {
+            name: source for name, held_out in plan.evaluations.items() if not held_out.data.source
+        }
     return merge(plan, change, where="command line")
 
 
@@ -140,5 +149,7 @@ def _result(summary: dict[str, Any], run_dir: Path) -> str:
             for metric, value in scores.items()
             if metric.startswith("avg@") and "stderr" not in metric
         ]
-        lines.append(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s  {'  '.join(figures)}".rstrip())
+        lines.append(
+            f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s  {'  '.join(figures)}".rstrip()
+        )
     return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import torch.distributed as dist
@@ -10,9 +11,10 @@ import torch.distributed as dist
 from nemo_acereason.config.load import read_plan
 from nemo_acereason.config.schema import TrainerConfig
 from nemo_acereason.errors import CheckpointError
-from nemo_acereason.launch.build import model_directory, tokenizer_of
+from nemo_acereason.launch.build import model_directory
 from nemo_acereason.launch.rank import build_trainer
 from nemo_acereason.launch.resume import read_state, whole_checkpoints
+from nemo_acereason.resharding.hf_export import export_hf
 
 
 def export_checkpoint(checkpoint: Path, to: Path) -> None:
@@ -36,10 +38,10 @@ def export_checkpoint(checkpoint: Path, to: Path) -> None:
     model_dir = model_directory(plan, run_dir)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        trainer = build_trainer(plan, model_dir)
-        trainer.load(checkpoint / "model")
-        from nemo_acereason.trainer.hf_export import export_hf
-
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Megatron's and torch's deprecations tell who exports nothing
+            trainer = build_trainer(plan, model_dir)
+            trainer.load(checkpoint / "model")
         export_hf(trainer, model_dir, to)
     finally:
         dist.destroy_process_group()

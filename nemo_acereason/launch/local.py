@@ -50,10 +50,11 @@ def run_ranks(run_dir: Path, num_ranks: int) -> None:
 
     before = signal.signal(signal.SIGTERM, forward)
     try:
-        while all(process.poll() in (None, 0) for process in processes):
-            if all(process.poll() == 0 for process in processes):
+        while (first := _first_failed(processes)) is None:
+            if all(process.returncode == 0 for process in processes):
                 return
             time.sleep(0.05)
+        status = processes[first].returncode
         _wait(processes, GRACE_S)
     finally:
         for process in processes:
@@ -61,7 +62,7 @@ def run_ranks(run_dir: Path, num_ranks: int) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         signal.signal(signal.SIGTERM, before)
-    raise _failure(logs, processes)
+    raise _failure(logs, first, status)
 
 
 def _start(run_dir: Path, rank: int, num_ranks: int, port: int) -> subprocess.Popen[bytes]:
@@ -79,7 +80,7 @@ def _start(run_dir: Path, rank: int, num_ranks: int, port: int) -> subprocess.Po
     log = run_dir / "logs" / f"rank_{rank}.log"
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "nemo_acereason.launch.rank", str(run_dir)],
+            [sys.executable, "-m", "nemo_acereason.launch.rank", str(run_dir), "--parent", str(os.getpid())],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=None if rank == 0 else file,
@@ -94,19 +95,28 @@ def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _failure(logs: Path, processes: list[subprocess.Popen[bytes]]) -> RankFailure:
-    """The first rank that reported why, else the first that died without a word."""
+def _first_failed(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    return next((rank for rank, process in enumerate(processes) if process.poll() not in (None, 0)), None)
+
+
+def _failure(logs: Path, rank: int, status: int) -> RankFailure:
+    """What the ranks reported, else how ``rank``, the first to end, ended.
+
+    A killed rank reports nothing, and what the others then report (a closed connection) is not the cause.
+    """
     reports = sorted(logs.glob("error_*.json"), key=lambda file: file.stat().st_mtime)
-    known = [report for report in map(_read, reports) if report["is_known"]]
-    for report in known:
-        return RankFailure(str(report["message"]), int(str(report["exit_status"])))
+    for report in map(_read, reports):
+        if report["is_known"]:
+            return RankFailure(str(report["message"]), int(str(report["exit_status"])))
+    log = logs / f"rank_{rank}.log"
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = " (out of memory?)" if name == "SIGKILL" else f"; see {log}"
+        return RankFailure(f"rank {rank} was killed by {name}{hint}; start again to go on from the last checkpoint", 1)
     for file in reports:
-        rank = file.stem.removeprefix("error_")
-        return RankFailure(f"rank {rank}: {_read(file)['message']}; traceback in {logs}/rank_{rank}.log", 1)
-    for rank, process in enumerate(processes):
-        if process.returncode not in (0, -signal.SIGKILL):
-            return RankFailure(f"rank {rank} ended with status {process.returncode}; see {logs}/rank_{rank}.log", 1)
-    return RankFailure(f"a rank was killed (out of memory?); see {logs} and start again to go on", 1)
+        number = file.stem.removeprefix("error_")
+        return RankFailure(f"rank {number}: {_read(file)['message']}; traceback in {logs}/rank_{number}.log", 1)
+    return RankFailure(f"rank {rank} ended with status {status}; see {log}", 1)
 
 
 def _read(file: Path) -> dict[str, object]:

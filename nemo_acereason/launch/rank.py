@@ -38,6 +38,7 @@ from nemo_acereason.observe.progress import Progress
 from nemo_acereason.parallel.collectives import on_leader
 from nemo_acereason.resharding.shm_link import SharedMemoryLink
 from nemo_acereason.rollout.engine import build_engine
+from nemo_acereason.sandbox.lifetime import die_with_parent
 from nemo_acereason.sandbox.pool import RewardPool
 
 if TYPE_CHECKING:
@@ -91,7 +92,11 @@ def build_trainer(plan: Plan, model_dir: Path) -> MegatronTrainer:
     from nemo_acereason.trainer.weights import HfDirectory, RandomWeights
 
     arch = read_model_arch(model_dir)
-    weights = HfDirectory(model_dir, arch) if plan.model.path else RandomWeights(arch, plan.seed, plan.model.initializer_range)
+    weights = (
+        HfDirectory(model_dir, arch)
+        if plan.model.path
+        else RandomWeights(arch, plan.seed, plan.model.initializer_range)
+    )
     first_stage = next(iter(plan.stages.values()))
     return MegatronTrainer(arch, plan.trainer, first_stage.optimizer, weights, seed=plan.seed)
 
@@ -119,7 +124,11 @@ def main() -> int:
     """Exit status: that of the error's class, 1 for what nobody foresaw; the message waits in ``RUN/logs`` as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
-    run_dir: Path = parser.parse_args().run_dir
+    parser.add_argument("--parent", type=int, help="process id of the launcher, with which this rank is to die")
+    arguments = parser.parse_args()
+    run_dir: Path = arguments.run_dir
+    if arguments.parent is not None:
+        die_with_parent(arguments.parent)
     rank = os.environ.get("RANK", "0")
     try:
         run_rank(run_dir)

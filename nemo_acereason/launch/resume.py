@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_acereason.config.schema import CheckpointConfig
+from nemo_acereason.config.schema import CheckpointConfig, Plan
 from nemo_acereason.errors import CheckpointError
 from nemo_acereason.parallel.collectives import barrier, on_leader
 from nemo_acereason.protocols import PolicyTrainer
@@ -44,7 +44,9 @@ class CheckpointStore:
                     shutil.rmtree(partial)
                 (partial / "model").mkdir(parents=True)
             except OSError as error:
-                raise CheckpointError(f"{partial}: cannot be written ({error.strerror}); free space and start again") from None
+                raise CheckpointError(
+                    f"{partial}: cannot be written ({error.strerror}); free space and start again"
+                ) from None
 
         on_leader(begin)
         trainer.save(partial / "model")
@@ -63,7 +65,9 @@ class CheckpointStore:
                 partial.rename(final)
                 _sync(self._directory)
             except OSError as error:
-                raise CheckpointError(f"{partial}: cannot be written ({error.strerror}); free space and start again") from None
+                raise CheckpointError(
+                    f"{partial}: cannot be written ({error.strerror}); free space and start again"
+                ) from None
             self._drop_old()
 
         on_leader(finish)
@@ -84,6 +88,18 @@ def whole_checkpoints(directory: Path) -> list[Path]:
     """Every complete checkpoint of a ``checkpoints/`` directory, oldest first."""
     named = [(int(match[1]), path) for path in directory.glob("step_*") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(named)]
+
+
+def has_finished(plan: Plan, run_dir: Path) -> bool:
+    """Whether the run's last checkpoint is that of its last stage's end: the last thing a run writes.
+
+    What the log says is not enough: a kill between the last ``stage_end`` and its checkpoint leaves that undone.
+    """
+    found = whole_checkpoints(run_dir / "checkpoints")
+    if not found:
+        return False
+    state = read_state(found[-1])
+    return bool(state["is_stage_end"]) and state["stage"] == list(plan.stages)[-1]
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from nemo_acereason.config.load import plan_yaml, read_plan, save_plan
 from nemo_acereason.config.schema import Plan
 from nemo_acereason.errors import AceReasonError, ConfigError
 from nemo_acereason.evaluation.report import write_report
-from nemo_acereason.evaluation.summary import build_summary, write_summary
+from nemo_acereason.evaluation.summary import write_summary
 from nemo_acereason.launch.local import run_ranks
 from nemo_acereason.launch.preflight import check_before_start
+from nemo_acereason.launch.resume import has_finished
 from nemo_acereason.observe.log import log_driver_memory, log_stop
 from nemo_acereason.observe.memory import peak_resident_bytes
 
@@ -39,7 +40,7 @@ def start(plan: Plan, run_dir: Path) -> dict[str, Any]:
         if not (run_dir / "plan.yaml").exists():
             (run_dir / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
             save_plan(plan, run_dir / "plan.yaml")
-        if not build_summary(run_dir)["is_finished"]:
+        if not has_finished(plan, run_dir):
             trainer = plan.trainer
             try:
                 run_ranks(run_dir, trainer.tensor_parallel * trainer.pipeline_parallel * trainer.data_parallel)
