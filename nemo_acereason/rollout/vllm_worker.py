@@ -42,11 +42,11 @@ def main() -> None:
     start = connection.recv()
     try:
         worker = VllmWorker(start, connection)
+        connection.send(Ready())
+        worker.serve()
     except Exception as error:
         connection.send(Failed(_one_line(error)))
         raise
-    connection.send(Ready())
-    worker.serve()
 
 
 def _die_with_parent(lifeline: int, parent: int) -> None:
@@ -177,7 +177,8 @@ class VllmWorker:
             update = {key: request.manifest[key] for key in ("version", "path", "num_bytes", "tensors")}
             self._engine.collective_rpc("update_weights", kwargs={"update_info": update})
             self._engine.collective_rpc("finish_weight_update")
-            taken = self._engine.collective_rpc("acereason_taken")
+            # vLLM's message passing turns tuples into lists
+            taken = [tuple(each) for each in self._engine.collective_rpc("acereason_taken")]
             if len(set(taken)) > 1:
                 raise WeightSyncError(f"vLLM's workers read different bytes: {taken}")
             if not self._engine.reset_prefix_cache():
