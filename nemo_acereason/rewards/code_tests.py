@@ -58,7 +58,7 @@ def _same_number(got: str, wanted: str) -> bool:
         return not left.is_nan() and not right.is_nan() and left == right
     if left == right:
         return True
-    if wanted.lstrip("+-").isdigit() or max(abs(left.adjusted()), abs(right.adjusted())) > 400:
+    if wanted.lstrip("+-").isdigit() or max(left.adjusted(), right.adjusted()) > 400:
         return False
     return abs(left - right) <= _ABSOLUTE + _RELATIVE * abs(right)
 

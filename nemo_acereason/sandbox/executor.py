@@ -351,15 +351,14 @@ class Run:
                 return
 
     def receive(self) -> dict[str, Any] | None:
-        """The child's next message, or None where it ended or hit a limit first (then see ``failure``).
-
-        Raises:
-            ValueRefused: it said something that is not one of our messages.
-        """
+        """The child's next message, or None where it ended, hit a limit or spoke out of turn (see ``failure``)."""
         while True:
             body = self._reader.next()
             if body is not None:
-                return _message(body)
+                message = _message(body)
+                if message is None:
+                    self.fail(Verdict.CRASH, "wrote to the channel of its answers")
+                return message
             if self._reader.is_too_long:
                 self.fail(Verdict.OUTPUT_LIMIT, f"returned {self._limits.output_bytes} bytes or more")
                 return None
@@ -425,7 +424,7 @@ class Run:
         if not data or not self._pid:
             raise TemplateDied("the child died before it started")
         self._reader.feed(data)
-        first = _message(self._reader.next() or b"{}")
+        first = _message(self._reader.next() or b"{}") or {}
         if "started" not in first:
             raise TemplateDied(f"the child could not start: {first.get('broken')}")
         self._channel.setblocking(False)
@@ -492,15 +491,13 @@ def _memory_file(name: str, data: bytes) -> int:
     return fd
 
 
-def _message(body: bytes) -> dict[str, Any]:
-    """One of our messages with its value checked, out of bytes that a program may have forged."""
+def _message(body: bytes) -> dict[str, Any] | None:
+    """One of our messages out of bytes that a program may have forged; None when it cannot be one."""
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):
-        raise ValueRefused("not one of our messages") from None
-    if not isinstance(message, dict):
-        raise ValueRefused("not one of our messages")
-    return message
+        return None
+    return message if isinstance(message, dict) else None
 
 
 def _raised(message: Mapping[str, Any], cpu_s: float) -> RunResult:

@@ -40,7 +40,7 @@ TMP_BYTES = 64 << 20
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _TEMPLATE = "nemo_acereason/sandbox/inside/template.py"
 _VISIBLE_OF_US = ("nemo_acereason/sandbox/inside", "nemo_acereason/rewards/code_values.py")
-_INSIDE = "/sandbox"
+_INSIDE, _PYTHON = "/sandbox", "/python"
 _FIRST_UID = 1_879_048_192
 """2**31 - 2**28: far above what systems hand out; this plus a process id (below 2**22) is a user nobody else is."""
 _ENVIRONMENT = {
@@ -80,7 +80,7 @@ class Level:
             "import_widely": bool(self.uid) and not kernel,
         }
         template = f"{_INSIDE}/lib/{_TEMPLATE}" if kernel else str(_PACKAGE_ROOT / _TEMPLATE)
-        python = [_interpreter(), "-s", template, json.dumps(config)]
+        python = [_moved(_interpreter()) if kernel else _interpreter(), "-s", template, json.dumps(config)]
         return [*_bubblewrap(self.uid), *python] if kernel else python
 
 
@@ -105,15 +105,15 @@ def _bubblewrap(uid: int) -> list[str]:
     for directory in ("/lib", "/lib64"):
         if os.path.islink(directory):
             command += ["--symlink", os.readlink(directory), directory]
-    stdlib = Path(os.__file__).parent
-    for hidden in (stdlib / "site-packages", stdlib / "dist-packages", Path("/usr/lib/python3/dist-packages")):
-        if hidden.is_dir():
-            command += ["--tmpfs", str(hidden), "--remount-ro", str(hidden)]
+    stdlib = os.path.realpath(os.path.dirname(os.__file__))
+    for hidden in (f"{stdlib}/site-packages", f"{stdlib}/dist-packages", "/usr/lib/python3/dist-packages"):
+        if os.path.isdir(hidden):
+            command += ["--tmpfs", _moved(hidden), "--remount-ro", _moved(hidden)]
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         command += ["--symlink", f"/proc/self/{target}", f"/dev/{name}"]
     command += ["--proc", "/proc", "--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/"]
     command += ["--chdir", "/tmp", "--clearenv"]
-    for name, value in _ENVIRONMENT.items():
+    for name, value in {**_ENVIRONMENT, "LD_LIBRARY_PATH": f"{_PYTHON}/lib"}.items():
         command += ["--setenv", name, value]
     return command
 
@@ -122,13 +122,20 @@ def _visible_places() -> list[tuple[str, str]]:
     """All of the host that is seen inside, read-only: what lies outside, and where it appears."""
     system = ["/usr/lib", "/usr/lib64", "/etc/ld.so.cache"]
     system += [directory for directory in ("/lib", "/lib64") if not os.path.islink(directory)]
-    prefix = Path(sys.base_prefix)
-    system += [_interpreter()] if prefix == Path("/usr") else [str(prefix / "bin"), str(prefix / "lib")]
+    prefix = os.path.realpath(sys.base_prefix)
+    python = [_interpreter()] if prefix == "/usr" else [f"{prefix}/bin", f"{prefix}/lib"]
     system += [f"/dev/{device}" for device in ("null", "zero", "full", "random", "urandom")]
     places = [(path, path) for path in system if os.path.exists(path)]
+    places += [(path, _moved(path)) for path in python]
     places += [(str(_PACKAGE_ROOT / ours), f"{_INSIDE}/lib/{ours}") for ours in _VISIBLE_OF_US]
     places += [(str(path), f"{_INSIDE}/site/{path.name}") for path in _package_paths(PACKAGES)]
     return places
+
+
+def _moved(path: str) -> str:
+    """Where a path of the interpreter lies inside: not under the user's home or /tmp, where it may lie outside."""
+    prefix = os.path.realpath(sys.base_prefix)
+    return path if prefix == "/usr" or not path.startswith(f"{prefix}/") else _PYTHON + path[len(prefix) :]
 
 
 def _interpreter() -> str:

@@ -31,6 +31,8 @@ STAR_MODULES = (
 """Names programs use without importing them, as LiveCodeBench's runner and LeetCode provide them."""
 RECURSION_LIMIT = 200_000
 """Deep enough for honest recursion (deeper programs set their own); a runaway one ends as RecursionError in 0.2 s."""
+_THREAD_STACK_BYTES = 16 << 20
+"""Or each thread takes as much address space as the main thread's deep stack may grow to."""
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _CHANNEL_FD = 3
@@ -115,6 +117,7 @@ def _prepare(request: dict[str, Any], fds: list[int], syscall_filter: SyscallFil
     os.setsid()
     _limit(request)
     sys.setrecursionlimit(RECURSION_LIMIT)
+    threading.stack_size(_THREAD_STACK_BYTES)
     if syscall_filter is not None:
         syscall_filter.load()
     return socket.socket(fileno=_CHANNEL_FD)
