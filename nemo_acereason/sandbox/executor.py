@@ -22,7 +22,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nemo_acereason.records import RunLimits, RunResult, Verdict
@@ -43,6 +43,14 @@ _CREDENTIALS = struct.Struct("3i")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
+class ChildKilled(Exception):
+    """The child got SIGKILL, not from us: from the kernel, an operator or itself. Only the last happens again."""
+
+    def __init__(self, cpu_s: float) -> None:
+        super().__init__("killed by SIGKILL before its end, twice")
+        self.cpu_s = cpu_s
+
+
 class SandboxExecutor:
     """Runs programs, one at a time, in children of one warm template that is started when first needed.
 
@@ -57,6 +65,7 @@ class SandboxExecutor:
         self.level = choose_level(isolation)
         self._template: WarmTemplate | None = None
         self._judge: SandboxExecutor | None = None
+        self._loaded: LoadedRun | None = None
         self._isolation = isolation
         if self.level.name != "kernel":
             # Programs run as this user with this machine's /proc in sight: keep the tests in here out of theirs.
@@ -64,7 +73,7 @@ class SandboxExecutor:
 
     def run(self, code: str, stdin: str, limits: RunLimits) -> RunResult:
         """Run a whole program on one input (``protocols.CodeExecutor``)."""
-        return self._attempt(lambda: self._run_once(code, stdin, limits))
+        return self.attempt(lambda: self._run_once(code, stdin, limits))
 
     def load(self, code: str, limits: RunLimits, setup: str = "") -> LoadedRun:
         """Run a program's top level and keep it for calls (``protocols.CodeExecutor``)."""
@@ -93,12 +102,23 @@ class SandboxExecutor:
             self._template.close()
             self._template = None
 
-    def _attempt(self, once: Any) -> RunResult:
-        reason = ""
+    def make_room(self, program: LoadedRun | None) -> None:
+        """The template forks one child at a time: end the loaded program, which its next call will load again."""
+        if self._loaded is not None and self._loaded is not program:
+            self._loaded.suspend()
+        self._loaded = program
+
+    def attempt(self, once: Callable[[], RunResult]) -> RunResult:
+        """Do it until the sandbox does not fail, each time with a new template, but not for ever."""
+        reason, num_killed = "", 0
         for attempt in range(_MAX_ATTEMPTS):
             try:
-                result: RunResult = once()
-                return result
+                return once()
+            except ChildKilled as killed:
+                num_killed += 1
+                if num_killed > 1:
+                    return RunResult(Verdict.CRASH, cpu_s=killed.cpu_s, detail=str(killed))
+                self.discard()
             except (TemplateDied, OSError) as error:
                 reason = str(error)
                 self.discard()
@@ -106,6 +126,7 @@ class SandboxExecutor:
         return RunResult(Verdict.INFRASTRUCTURE, detail=f"the sandbox failed {_MAX_ATTEMPTS} times: {reason}")
 
     def _run_once(self, code: str, stdin: str, limits: RunLimits) -> RunResult:
+        self.make_room(None)
         given = _memory_file("stdin", stdin.encode("utf-8", "replace"))
         printed = os.memfd_create("stdout")
         try:
@@ -145,7 +166,7 @@ class SandboxExecutor:
         if self._judge is None:
             self._judge = SandboxExecutor(self._isolation)
         judge = self._judge
-        return judge._attempt(
+        return judge.attempt(
             lambda: self._run_script_once(judge, script, code, limits, setup, list(functions), entry_point)
         )
 
@@ -209,13 +230,14 @@ class LoadedRun:
 
     def __enter__(self) -> LoadedRun:
         self.failed = None
-        outcome = self._executor._attempt(self._open)
+        outcome = self._executor.attempt(self._open)
         if outcome.failure is not None:
             self.failed = outcome
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._close()
+        self.suspend()
+        self._executor.make_room(None)
 
     def call(self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunResult:
         """Call a function of the program (``protocols.LoadedProgram``)."""
@@ -228,7 +250,8 @@ class LoadedRun:
         return self._call(function, args, kwargs, True)
 
     def _open(self) -> RunResult:
-        self._close()
+        self._executor.make_room(self)
+        self.suspend()
         run = self._run = Run(self._executor, "calls", self._limits).__enter__()
         run.send(self._source)
         message = run.receive()
@@ -258,6 +281,7 @@ class LoadedRun:
             run.send(request)
             message = run.receive()
             if message is None:
+                self._run = None  # gone, whatever _ended finds out about how
                 self.failed = self._ended(run)
                 return self.failed
             reply.clear()
@@ -273,17 +297,21 @@ class LoadedRun:
             return RunResult(value=message.get("value"), cpu_s=cpu_s)
 
         try:
-            result = self._executor._attempt(once)
+            result = self._executor.attempt(once)
         except ValueRefused as error:
             result = self.failed = RunResult(Verdict.CRASH, detail=f"returned no plain value: {error}")
         arguments = reply.get("args")
         return result, arguments if isinstance(arguments, list) else []
 
     def _ended(self, run: Run) -> RunResult:
-        end = run.end()
-        return run.result() if run.failure is not None else _died(end)
+        try:
+            end = run.end()
+            return run.result() if run.failure is not None else _died(end)
+        finally:
+            run.__exit__()
 
-    def _close(self) -> None:
+    def suspend(self) -> None:
+        """End the process; the next call starts another and loads the program again."""
         if self._run is not None:
             run, self._run = self._run, None
             run.__exit__()
@@ -510,8 +538,14 @@ def _one_line(message: Mapping[str, Any]) -> str:
 
 
 def _died(end: Mapping[str, Any]) -> RunResult:
-    """The verdict on a run that ended without its last message."""
+    """The verdict on a run that ended without its last message.
+
+    Raises:
+        ChildKilled: it could be our fault.
+    """
     status = end["status"]
+    if status == -signal.SIGKILL:
+        raise ChildKilled(end["cpu_s"])
     if status == -signal.SIGSYS:
         return RunResult(Verdict.FORBIDDEN, cpu_s=end["cpu_s"], detail="made a system call that is not allowed")
     if status == -signal.SIGXCPU:
