@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -27,7 +28,9 @@ def run_ranks(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as directory:
         ranks = [
-            context.Process(target=_rank_main, args=(rank, num_ranks, directory, function, args))
+            context.Process(
+                target=_rank_main, args=(rank, num_ranks, directory, timeout_s, function, args), daemon=True
+            )
             for rank in range(num_ranks)
         ]
         old_threads = os.environ.get("OMP_NUM_THREADS")
@@ -46,13 +49,17 @@ def run_ranks(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_
                 if rank.is_alive():
                     rank.kill()
                     rank.join()
-        errors = sorted(Path(directory).glob("error-*"))
+        errors = [file for file in sorted(Path(directory).glob("[eh]*-*")) if file.stat().st_size]
         assert not errors, "\n".join(f"{error.name}\n{error.read_text()}" for error in errors)
         assert all(rank.exitcode == 0 for rank in ranks), f"exit codes {[rank.exitcode for rank in ranks]}"
         return [pickle.loads((Path(directory) / f"result-{rank}").read_bytes()) for rank in range(num_ranks)]
 
 
-def _rank_main(rank: int, num_ranks: int, directory: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _rank_main(
+    rank: int, num_ranks: int, directory: str, timeout_s: float, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    hang = (Path(directory) / f"hang-{rank}").open("w")
+    faulthandler.dump_traceback_later(0.9 * timeout_s, exit=True, file=hang)
     try:
         from nemo_acereason.trainer import cpu_device
 
