@@ -1,0 +1,149 @@
+"""Reference solutions of LeetCodeDataset and wrong programs made from them: the first must pass, the second must not.
+
+``python -m tests.sandbox.mutants --every 1`` judges the whole set (about 30 s for the solutions on one core) and as
+many mutants as ``--mutants`` a solution, and prints one JSON line. A mutant counts as wrong when, run here with plain
+``exec`` and the data set's own asserts, it fails: only trusted code, the data set's with one operator or number
+changed, is run so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import io
+import json
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_acereason.records import RunLimits, Verdict
+from nemo_acereason.rewards.code_formats import read_tests
+from nemo_acereason.rewards.code_tests import TestOrder, judge
+from nemo_acereason.sandbox.executor import SandboxExecutor
+from nemo_acereason.sandbox.inside import child
+
+LIMITS = RunLimits(time_limit_s=6.0)
+_SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.FloorDiv: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+def mutants(source: str, seed: int) -> Iterator[str]:
+    """Versions of ``source`` with one operator swapped or one number changed, in random order."""
+    tree = ast.parse(source)
+    places = [
+        (index, field, at)
+        for index, node in enumerate(ast.walk(tree))
+        for field, value in ast.iter_fields(node)
+        for at, item in enumerate(value if isinstance(value, list) else [value])
+        if type(item) in _SWAPS or (field == "value" and type(item) is int)
+    ]
+    random.Random(seed).shuffle(places)
+    for index, field, at in places:
+        changed = copy.deepcopy(tree)
+        node = next(node for position, node in enumerate(ast.walk(changed)) if position == index)
+        value = getattr(node, field)
+        old = value[at] if isinstance(value, list) else value
+        new: Any = old + 1 if type(old) is int else _SWAPS[type(old)]()
+        if isinstance(value, list):
+            value[at] = new
+        else:
+            setattr(node, field, new)
+        yield ast.unparse(changed)
+
+
+class _TooLong(Exception):
+    pass
+
+
+def passes_here(program: str, script: str, names: dict[str, Any]) -> bool | None:
+    """Whether a trusted program passes its asserts in this process; None where that takes longer than a second."""
+
+    def stop(*_: object) -> None:
+        raise _TooLong
+
+    namespace = dict(names, is_same_list=_same_chain, is_same_tree=_same_tree)
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(program, namespace)
+            exec(script, namespace)
+    except _TooLong:
+        return None
+    except Exception:
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    return True
+
+
+def _same_chain(left: Any, right: Any) -> bool:
+    while left is not None and right is not None and left.val == right.val:
+        left, right = left.next, right.next
+    return left is None and right is None
+
+
+def _same_tree(left: Any, right: Any) -> bool:
+    if left is None or right is None:
+        return left is right
+    return left.val == right.val and _same_tree(left.left, right.left) and _same_tree(left.right, right.right)
+
+
+def judge_set(rows: list[dict[str, Any]], num_mutants: int, executor: SandboxExecutor) -> dict[str, Any]:
+    """Judge every row's solution, and up to ``num_mutants`` mutants of it that fail the row's asserts."""
+    solutions: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    errors = []
+    names, order = child.prelude(), TestOrder()
+    for number, row in enumerate(rows):
+        tests, script = read_tests(row["tests"]), row["tests"]["functional"]
+        score = judge(row["completion"], tests, executor, LIMITS, order)
+        solutions[score.verdict.value] += 1
+        if score.verdict is not Verdict.CORRECT:
+            errors.append(f"solution {number}: {score.verdict.value}: {score.detail}")
+        found = 0
+        for mutant in mutants(row["completion"], number):
+            if found == num_mutants:
+                break
+            if passes_here(mutant, script, names) is not False:
+                continue
+            found += 1
+            score = judge(mutant, tests, executor, LIMITS, order)
+            wrong[score.verdict.value] += 1
+            if score.verdict is Verdict.CORRECT:
+                errors.append(f"mutant of {number} passes:\n{mutant}")
+    return {"solutions": dict(solutions), "mutants": dict(wrong), "errors": errors}
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared/data/train/leetcode.json")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th row")
+    parser.add_argument("--mutants", type=int, default=1, help="wrong programs per row")
+    options = parser.parse_args()
+    executor = SandboxExecutor("auto")
+    print(json.dumps(judge_set(json.loads(options.data.read_text())[:: options.every], options.mutants, executor)))
+    executor.close()
+
+
+if __name__ == "__main__":
+    main()
