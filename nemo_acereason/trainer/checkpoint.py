@@ -6,13 +6,11 @@ state, prompts and the like are the caller's, as is making the directory visible
 
 from __future__ import annotations
 
-import queue
 from pathlib import Path
 from typing import Any
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedStateDict
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.parallel_state import get_data_parallel_group
@@ -27,9 +25,6 @@ def save(directory: Path, model: GPTModel, optimizer: MegatronOptimizer, step_co
     directory.mkdir(parents=True, exist_ok=True)
     state = _sharded_state(model, optimizer, is_loading=False)
     state["step_count"] = step_count
-    # Megatron 0.16 passes a save's result through a multiprocessing manager, for saves that go on in the background:
-    # a server process per rank that takes seconds to start and lives on when its rank is killed. Ours end in place.
-    filesystem_async._results_queue = queue.Queue()
     write_in_process()
     dist_checkpointing.save(state, str(directory))
 
