@@ -99,7 +99,9 @@ def verify_file(kind: str, input: Path, output: Path, num_workers: int = 2, repo
         with input.open(encoding="utf-8", errors="replace") as rows, output.open("w", encoding="utf-8") as written:
             _verify(kind, rows, written, num_workers, summary)
     except OSError as error:
-        raise DataError(f"verify {kind}: {error.filename or input}: {error.strerror}; give readable input and a writable output") from error
+        raise DataError(
+            f"verify {kind}: {error.filename or input}: {error.strerror}; give readable input and a writable output"
+        ) from error
     summary.seconds = time.perf_counter() - start
     if report:
         print(summary.text())
@@ -148,7 +150,7 @@ def _read_row(kind: str, line: int, text: str) -> _Row:
     read = _Row(line, row.get("id", line))
     for name, wanted in (("requires_think", bool), ("label", bool), ("time_limit_s", (int, float)), ("memory_mb", int)):
         value = row.get(name)
-        if value is not None and (not isinstance(value, wanted) or wanted is not bool and isinstance(value, bool)):
+        if value is not None and (not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool))):
             read.problem = f"{name} is {value!r:.40}; want {'true or false' if wanted is bool else 'a number'}"
             return read
     response, code = row.get("response"), row.get("code")
@@ -160,7 +162,7 @@ def _read_row(kind: str, line: int, text: str) -> _Row:
     reference = row.get("answer" if kind == "math" else "tests")
     if kind == "math" and isinstance(reference, int | float) and not isinstance(reference, bool):
         reference = str(reference)
-    if reference is None or kind == "math" and not isinstance(reference, str):
+    if reference is None or (kind == "math" and not isinstance(reference, str)):
         read.problem = f"no {'text in answer' if kind == 'math' else 'tests'}"
         return read
     read.requires_think = bool(row.get("requires_think", False))

@@ -57,6 +57,7 @@ _UNICODE = {
     "⅓": "\\frac{1}{3}",
     "⅔": "\\frac{2}{3}",
     "€": "\\text{euro}",
+    "¢": "\\text{cent}",
     "£": "\\text{pound}",
     "α": "\\alpha ",
     "β": "\\beta ",
@@ -75,7 +76,7 @@ _UNICODE_RUN = re.compile("[" + "".join(_UNICODE) + "]")
 _IGNORED = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut"
     r"|allowbreak|nobreak|rm|bf|it|hfill|centering|large|Large|huge|Huge|normalsize)(?![a-zA-Z])"
-    r"|\\(?:hspace|vspace|phantom|hphantom|vphantom|color|tag|label)\*?\s*\{[^{}]*\}|\\!|(?<!\\)\$"
+    r"|\\[hv]?phantom\s*(?![\s{a-zA-Z])|\\(?:hspace|vspace|phantom|hphantom|vphantom|color|tag|label)\*?\s*\{[^{}]*\}|\\!|(?<!\\)\$"
 )
 _INVISIBLE = re.compile("[\u0000\u200b\u200c\u200d\ufeff]")
 _EMPTY_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
@@ -87,6 +88,10 @@ _WRAPPERS = (("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}"), ("\\fbox{", "}")
 _CONCLUSION = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore|iff|Leftrightarrow)(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!|\\!,|\\!,\\!|,\\!\\!)(?=\d{3}(?!\d))")
 _REWRITTEN = (
+    (re.compile(r"\A(?:\{\})?_\{?(\w+?)\}?\s*([PC])_\{?(\w+?)\}?(?=\s|=|\Z)"), r"\2_{\1,\3}"),
+    (re.compile(r"\\not\s*(?:=|\\equiv(?![a-zA-Z]))"), r"\\ne "),
+    (re.compile(r"\\mathrm\s*\{([^{}a-zA-Z]+|\([A-J]\)|[A-J])\}"), r"\1"),
+    (re.compile(r"\\(?:checkmark|blacksquare|square|qed)(?![a-zA-Z])"), ""),
     (re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}"), r"\\text{\1/\2}"),
     (re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
@@ -95,7 +100,8 @@ _REWRITTEN = (
 )
 _LETTER_O_DEGREE = re.compile(r"(?<=\d)\s*\^\s*(?:o|\{\s*o\s*\})(?![a-zA-Z])")
 _REALS_EXCEPT = re.compile(
-    r"(?i)(?:x is |x can be )?(?:all|any) reals?(?: numbers?)?(?: x)?,? (?:except|but|other than)(?: for)? (?:x ?(?:=|\\n?eq?) ?)?([^a-z]+)"
+    r"(?i)(?:x is |x can be )?(?:all|any) reals?(?: numbers?)?(?: x)?,? (?:except|but|other than)(?: for)? "
+    r"(?:x ?(?:=|\\n?eq?) ?)?([^a-z]+)"
 )
 _EDGE = " \t\r\n,;:~"
 _FINAL_STOP = re.compile(r"(?<!\.)\.\s*\Z")
@@ -120,7 +126,7 @@ def clean(text: str) -> str:
     text = text.strip()
     if _SPACED_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")
-    if "\\" in text or "$" in text or "{.}" in text:
+    if "\\" in text or "$" in text or "{.}" in text or text.startswith("_"):
         text = _clean_latex(text)
     if "^" in text:
         text = _LETTER_O_DEGREE.sub(r"^\\circ", text)

@@ -41,7 +41,7 @@ from nemo_acereason.rewards.math_tree import (
     free_symbols,
     walk,
 )
-from nemo_acereason.rewards.math_units import same_unit_factor, scale_words
+from nemo_acereason.rewards.math_units import canonical, same_unit_factor, scale_words
 from nemo_acereason.rewards.math_value import HIGH, LOW, approximate, exact
 
 MIN_ROUNDED_DIGITS = 4
@@ -51,10 +51,14 @@ _INTEGER = re.compile(r"\s*([+-]?\d{1,400})\s*")
 _NEGLIGIBLE = {LOW: LOW.mpf(10) ** -30, HIGH: HIGH.mpf(10) ** -160}
 _AMBIGUOUS = re.compile(r"\d,\d{3}(?!\d)|\de[+-]\d")
 _CHOICE = re.compile(
-    r"(?:\\text\{)?\s*\(?\s*(?P<letter>[A-J])\s*(?:[):.]|\\?\})\s*(?:\})?\s*[).:]?\s*(?P<rest>[^\s+*/^=<>,&_).:!-].*)?"
+    r"(?:\\text\{)?\s*\(?\s*(?P<letter>[A-J])\s*(?:[):.]|\\?\})\s*\}?\s*[).:]?\s*"
+    r"(?P<rest>[^\s+*/^=<>,&_).:!-].*)?"
 )
+_LETTER_UNIT = re.compile(r"(?<=[\d})])(?:\s|\\[,;: ]|~)+(?P<unit>[mgshLl](?:\^(?:[23]|\{[23]\}))?)\s*\.?\s*\Z")
+"""``50 m^2``: a letter that is a unit where the gold answer has no variables."""
 _OPTION = re.compile(
-    r"(?:the )?(?:correct |final |right )?(?:option|choice|answer)?(?: is)?:?\s*(?:option |choice )?\(?([a-j])\)?[.:)]?",
+    r"(?:the )?(?:correct |final |right )?(?:option|choice|answer)?(?: is)?:?\s*"
+    r"(?:option |choice )?\(?([a-j])\)?[.:)]?",
     re.IGNORECASE,
 )
 
@@ -104,6 +108,8 @@ def _compare_trees(gold: str, answer: str) -> Comparison:
         return Comparison.SAME
     if golds:
         answers += _choice_readings(golds[0], answer)
+        if not free_symbols(golds[0]) and (letter := _LETTER_UNIT.search(answer)) is not None:
+            answers += _readings(f"{answer[: letter.start()]}\\text{{{letter['unit']}}}")
     if golds and answers:
         return _outcome(any(_same(left, right) for left in golds for right in answers))
     if golds and not isinstance(golds[0], Text) and not answers and not _is_beyond_grammar(answer):
@@ -301,6 +307,8 @@ def _is_label(node: Node) -> bool:
             return False
         case Op(args=args):
             return all(_is_label(part) for part in args)
+        case SetOp(left=left, right=right):  # |A \\cup B|
+            return _is_label(left) and _is_label(right)
         case Collection(items=items):
             return all(isinstance(item, Symbol) and _is_label(item) for item in items)
     return False
@@ -493,6 +501,9 @@ def _same_matrices(gold: Node, answer: Node) -> bool:
 
 def _same_measured(gold: Node, answer: Node) -> bool:
     if isinstance(gold, Measured) and isinstance(answer, Measured):
+        angles = [_in_radians(side) for side in (gold, answer)]
+        if angles[0] is not None and angles[1] is not None and gold.unit != answer.unit:
+            return same_scalar(angles[0], angles[1])
         factor = same_unit_factor(gold.unit, answer.unit)
         if factor is None:
             return False
@@ -507,6 +518,15 @@ def _same_measured(gold: Node, answer: Node) -> bool:
     if answer.unit == "degree" and any(part == Symbol("\\pi") for part in walk(gold)):
         return _same_converted(gold, answer, is_gold=False)
     return _same(gold, answer.value) or _same_converted(gold, answer, is_gold=False)
+
+
+def _in_radians(node: Measured) -> Node | None:
+    if not _is_scalar(node.value):
+        return None
+    unit = canonical(node.unit)
+    if unit == (("degree", 1),):
+        return Op("degree", (node.value,))
+    return node.value if unit == (("radian", 1),) else None
 
 
 def _same_converted(bare: Node, measured: Measured, *, is_gold: bool) -> bool:
@@ -647,7 +667,9 @@ def _close(
     if is_real and (mp.im(first) or mp.im(second)):
         return None
     size = max(abs(first), abs(second))
-    return bool(abs(first - second) <= _NEGLIGIBLE[mp] * (size if size > 1e-20 else 1))
+    if size > 1e-20 or (mp is HIGH and 0 < size < 1e-205):  # below what cancelling leaves: a small number, not a zero
+        return bool(abs(first - second) <= _NEGLIGIBLE[mp] * size)
+    return bool(size <= _NEGLIGIBLE[mp])
 
 
 def _points(names: set[str], mp: Any, *, is_positive: bool) -> Iterator[dict[str, Any]]:

@@ -57,13 +57,17 @@ _UNIT_ABBREVIATIONS = (
     "mm|cm|dm|km|kg|mg|ml|mL|cc|ft|in|yd|mi|lb|lbs|oz|hr|hrs|min|mins|sec|secs|mph|kmh|kph|rpm|rad|Hz|kWh|kW|kJ|mol"
     "|km/h|m/s|cm/s|ft/s|mi/h|p\\.?m\\.?|a\\.?m\\.?|PM|AM|USD|dollars?|cents?|euros?"
 )
-_GLUED_UNIT = re.compile(
-    rf"(?<=[\d}})])(?:\s|\\[,;: !]|~)*(?P<unit>(?:{_UNIT_ABBREVIATIONS})(?:\s*\^\s*(?:[23]|\{{[23]\}}))?)\s*\Z"
-)
+_SPACES = r"(?:\s|\\[,;: !]|~)"
+_POWER = r"(?:\s*\^\s*(?:[23]|\{[23]\}))?"
+_GLUED_UNIT = re.compile(rf"(?<=[\d}})]){_SPACES}*(?P<unit>(?:{_UNIT_ABBREVIATIONS}){_POWER})\s*\Z")
 _TRAILING_WORDS = re.compile(
-    r"(?<=[\d})])(?:\s|\\[,;: !]|~)+(?P<unit>[A-Za-z]{2,}\.?(?:(?:\s+|/)[A-Za-z]+\.?)*(?:\s*\^\s*(?:[23]|\{[23]\}))?)\s*\Z"
+    rf"(?<=[\d}})]){_SPACES}+(?P<unit>[A-Za-z]{{2,}}\.?(?:(?:\s+|/)[A-Za-z]+\.?)*{_POWER})\s*\Z"
 )
-_UPRIGHT = re.compile(r"\\(?:mathrm|operatorname)\s*\{[\s~]*([a-zA-Z]{2,}[a-zA-Z /]*|[a-zA-Z]+/[a-zA-Z]+)\s*\}")
+_UPRIGHT = re.compile(
+    r"\\(?:mathrm|operatorname)\s*\{[\s~]*"
+    r"(?P<words>[a-zA-Z]{2,}[a-zA-Z /]*|[a-zA-Z]+/[a-zA-Z]+(?:\^(?:\d|\{\d\}))?)\s*\}"
+)
+_UPRIGHT_UNIT = re.compile(r"(?<=[\d})])(?P<gap>(?:\s|\\[,;: ]|~)*)\\mathrm\s*\{[\s~]*(?P<unit>[mgshLlNJWVK])\s*\}")
 _NOT_UNIT_WORDS = frozenset(["and", "or", "to", "mod", "in", "if", "not", "for", "choose", "union", "is", "are"])
 _SAYINGS = frozenset(
     [
@@ -185,54 +189,11 @@ _INVERTIBLE = frozenset(["sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh
 _MATRICES = frozenset(
     ["pmatrix", "bmatrix", "matrix", "Bmatrix", "smallmatrix", "array", "psmallmatrix", "bsmallmatrix"]
 )
-_UNSUPPORTED = frozenset(
-    f"\\{name}"
-    for name in [
-        "sum",
-        "prod",
-        "int",
-        "iint",
-        "oint",
-        "lim",
-        "limsup",
-        "liminf",
-        "partial",
-        "nabla",
-        "end",
-        "cases",
-        "ldots",
-        "cdots",
-        "dots",
-        "vdots",
-        "ddots",
-        "to",
-        "mapsto",
-        "perp",
-        "parallel",
-        "cong",
-        "sim",
-        "propto",
-        "forall",
-        "exists",
-        "because",
-        "dollar",
-        "choose",
-        "overset",
-        "underset",
-        "stackrel",
-        "atop",
-        "over",
-        "text",
-        "circ",
-        "rangle",
-        "rfloor",
-        "rceil",
-        "mathbf",
-        "xrightarrow",
-        "tilde",
-        "dot",
-    ]
-)
+_LETTER_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi
+    psi omega vartheta varrho varsigma varpi Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar aleph
+"""
+_LETTERS = frozenset(f"\\{name}" for name in _LETTER_NAMES.split())
 _LITERALS: dict[str, Callable[[str], Number]] = {"rep": repeating, "dots": dotted, "sci": scientific}
 
 
@@ -319,6 +280,7 @@ class _Parser:
         return token.kind == "end" or (token.is_mark and token.text in _CLOSERS)
 
     def _relation(self) -> Node:
+        self._accept("=", "\\approx")  # "= 5" and "\approx 5" alone
         sides = [self._measured()]
         ops: list[str] = []
         while True:
@@ -666,7 +628,7 @@ class _Parser:
             return self._function(name[1:])
         if name in _DECORATIONS:
             return self._decorated(name)
-        if name in _UNSUPPORTED or not name[1:].isalpha():
+        if name not in _LETTERS:
             raise Unreadable(f"{name} is not understood")
         return Symbol(name)
 
@@ -703,6 +665,8 @@ class _Parser:
         raw = self._raw_argument().strip()
         if len(raw) == 1:
             return Symbol(raw)
+        if raw.startswith("\\"):  # a word that the tokenizer knew
+            return self._command(raw)
         if raw.isalpha() and (token := word_tokens(raw)[0]).kind == "cmd":
             return self._command(token.text)
         raise Unreadable(f"upright {raw}")
@@ -859,6 +823,8 @@ def word_value(said: str) -> Node:
         return EMPTY_SET
     if said in _REAL_TEXTS:
         return REALS
+    if said in ("dne", "doesn't exist", "does not exist"):
+        return Text("does not exist")
     if said in _INFINITY_TEXTS:
         return INFINITY
     if len(said) == 1 and said.isalpha():
@@ -953,10 +919,10 @@ def parse(text: str, is_plain: bool = False) -> Node:
 
 
 def _words(text: str) -> Node:
-    parts = [part for part in re.split(r",", text) if part.strip()]
+    parts = [part for part in re.split(r",|\s(?:and|&)\s", text) if part.strip()]
     if len(parts) == 1:
         return word_value(fold_words(text))
-    return Collection(tuple(word_value(fold_words(re.sub(r"^\s*and\s", "", part))) for part in parts))
+    return Collection(tuple(word_value(fold_words(part)) for part in parts))
 
 
 def _is_wordy(text: str) -> bool:
@@ -979,7 +945,7 @@ def _inside_text(inner: str, is_plain: bool) -> Node:
     except TooComplex:
         raise
     except Unreadable:
-        return word_value(fold_words(inner))
+        return _words(inner)
 
 
 def _mark_units(text: str) -> str:
@@ -987,7 +953,7 @@ def _mark_units(text: str) -> str:
     if not (text[-1].isalpha() or text[-1] in ".3}2"):
         return text
     if "\\mathrm" in text or "\\operatorname" in text:
-        text = _UPRIGHT.sub(_upright_text, text)
+        text = _UPRIGHT_UNIT.sub(r"\\text{\g<unit>}", _UPRIGHT.sub(_upright_text, text))
     if (glued := _GLUED_UNIT.search(text)) is not None:
         return f"{text[: glued.start()]}\\text{{{glued['unit'].replace('{', '').replace('}', '')}}}"
     if (words := _TRAILING_WORDS.search(text)) is not None:
@@ -998,5 +964,5 @@ def _mark_units(text: str) -> str:
 
 
 def _upright_text(found: re.Match[str]) -> str:
-    word = found[1].strip()
+    word = found["words"].strip().replace("{", "").replace("}", "")
     return found.group() if word in FUNCTION_WORDS or word in PLAIN_WORDS else f"\\text{{{word}}}"

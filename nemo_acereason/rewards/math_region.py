@@ -155,6 +155,10 @@ def _half_line(left: Node, op: str, right: Node) -> Region | None:
     names = free_symbols(left) | free_symbols(right)
     if len(names) != 1:
         return None
+    if isinstance(right, Op) and right.name == "abs":
+        left, op, right = right, op.translate(str.maketrans("<>", "><")), left
+    if isinstance(left, Op) and left.name == "abs":
+        return _of_absolute(left.args[0], op, right)
     difference = Op("add", (left, Op("neg", (right,))))
     (name,) = names
     points = [LOW.mpf(point) for point in ("-97.3", "-1.7", "0.4", "53.9")]
@@ -173,6 +177,17 @@ def _half_line(left: Node, op: str, right: Node) -> Region | None:
     is_below = op.startswith("<") == (slope > 0)
     is_closed = op.endswith("=")
     return (Piece(-LOW.inf, False, root, is_closed),) if is_below else (Piece(root, is_closed, LOW.inf, False),)
+
+
+def _of_absolute(inside: Node, op: str, bound: Node) -> Region | None:
+    """``|inside| op bound`` for a positive bound."""
+    if free_symbols(bound) or _end(bound) <= 0 or op == "!=":
+        return None
+    above = _half_line(inside, op, bound)
+    below = _half_line(Op("neg", (inside,)), op, bound)
+    if above is None or below is None:
+        return None
+    return _union(above + below) if op.startswith(">") else _intersection(above, below)
 
 
 def _union(pieces: Region) -> Region:

@@ -110,6 +110,7 @@ _ALIASES = {
     "\\arccsc": "\\acsc",
     "\\arcsec": "\\asec",
     "\\cosec": "\\csc",
+    **{f"\\{prefix}{name}": f"\\a{name}" for prefix in ("arc", "ar") for name in ("sinh", "cosh", "tanh")},
     "\\tg": "\\tan",
     "\\ctg": "\\cot",
     "\\cotg": "\\cot",
@@ -121,7 +122,8 @@ _NOT_TYPED = {"add", "mul", "neg", "div", "pow", "degree", "percent", "root", "s
 _NOT_TYPED |= {"floor", "ceil"}
 FUNCTIONS = {f"\\{name}" for name in FUNCTION_NAMES - _NOT_TYPED}
 FUNCTIONS |= {f"\\{name}" for name in ("lg", "max", "min", "gcd", "lcm", "arg", "det", "Re", "Im")}
-FUNCTION_WORDS = {name[1:] for name in FUNCTIONS} | {"arcsin", "arccos", "arctan", "abs"}
+FUNCTION_WORDS = {name[1:] for name in FUNCTIONS} | {"abs"}
+FUNCTION_WORDS |= {name[1:] for name, alias in _ALIASES.items() if alias in FUNCTIONS}
 _BRACKETS = {"(": 1, "[": 1, "\\{": 1, ")": -1, "]": -1, "\\}": -1}
 
 
