@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,7 +101,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> N
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error, never a traceback."""
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="acereason", standalone_mode=False)
     except AceReasonError as error:
         print(f"acereason: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
@@ -126,12 +125,14 @@ def _plan(
 
 
 def _with_inputs(plan: Plan, model: Path | None, data: Path | None) -> Plan:
-    """``--model`` and ``--data`` as settings; paths made absolute, so that a run goes on from any directory."""
+    """``--model`` and ``--data`` as settings; a recipe's model from nothing gives way to ``--model``."""
     change: dict[str, Any] = {}
     if model is not None:
-        change["model"] = {"path": os.path.abspath(model)}
+        from_nothing: dict[str, Any] = {"hf_config": {}, "tokenizer": ""} if plan.model.hf_config else {}
+        settings = dataclasses.replace(plan.model, path=str(model), **from_nothing)
+        plan = dataclasses.replace(plan, model=settings)
     if data is not None:
-        source = {"data": {"source": os.path.abspath(data)}}
+        source = {"data": {"source": str(data)}}
         change["stages"] = dict.fromkeys(plan.stages, source)
         change["evaluations"] = {
             name: source for name, held_out in plan.evaluations.items() if not held_out.data.source

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import os
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_acereason.config.fields import check_bounds
-from nemo_acereason.config.schema import EvalConfig, GrpoStage, Plan, SftStage, StageConfig
+from nemo_acereason.config.schema import DataConfig, EvalConfig, GrpoStage, Plan, SftStage, StageConfig
 from nemo_acereason.errors import ConfigError
 
 STAGE_KINDS: dict[str, type[StageConfig]] = {"sft": SftStage, "grpo": GrpoStage}
@@ -60,7 +61,7 @@ def load_plan(
             raise ConfigError(f"{override!r}: the value is not YAML; quote it, e.g. {key}='\"...\"'") from None
         plan = merge(plan, _nest(key.split("."), value), where="command line")
     check_plan(plan)
-    return plan
+    return _with_absolute_paths(plan)
 
 
 def merge(plan: Plan, differences: Mapping[str, Any], where: str) -> Plan:
@@ -71,7 +72,8 @@ def merge(plan: Plan, differences: Mapping[str, Any], where: str) -> Plan:
     """
     tables = {name: dict(getattr(plan, name)) for name in ("stages", *_NAMED_TABLES)}
     plain = {key: value for key, value in differences.items() if key not in tables}
-    merged = _merge_into(dataclasses.replace(plan, **{name: {} for name in tables}), plain, "", where)
+    without_tables: dict[str, Any] = {name: {} for name in tables}
+    merged: Plan = _merge_into(dataclasses.replace(plan, **without_tables), plain, "", where)
     for table, entries in tables.items():
         changes = differences.get(table) or {}
         if not isinstance(changes, Mapping):
@@ -173,8 +175,13 @@ def import_function(spec: str, where: str) -> Callable[..., Any]:
         raise ConfigError(f"{where}={spec!r}; want module:function, or FILE.py:function")
     try:
         module = import_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{where}={spec!r}: cannot import {module_name} ({error})") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}={spec!r}: {error}") from None
+    except Exception as error:  # a module of the user's own: whatever it raises is what the user has to look at
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{where}={spec!r}: cannot import {module_name} ({type(error).__name__}: {reason})"
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         near = difflib.get_close_matches(function_name, dir(module), 1)
@@ -219,6 +226,40 @@ def _call_recipe(module: Any, name: str) -> Plan:
     if not plan.name:
         plan.name = Path(name).stem
     return plan
+
+
+def _with_absolute_paths(plan: Plan) -> Plan:
+    """The same plan, whatever directory it is gone on with from."""
+
+    def function(spec: str) -> str:
+        file, _, name = spec.rpartition(":")
+        return f"{os.path.abspath(file)}:{name}" if file.endswith(".py") else spec
+
+    def data(config: DataConfig) -> DataConfig:
+        is_file = config.source.endswith((".json", ".jsonl", ".parquet")) and not config.source.startswith("hf:")
+        source = os.path.abspath(config.source) if is_file else function(config.source)
+        return dataclasses.replace(config, source=source, transform=function(config.transform))
+
+    def entry(config: Any) -> Any:
+        changed: dict[str, Any] = {"data": data(config.data)}
+        if hasattr(config, "reward"):
+            changed["reward"] = dataclasses.replace(config.reward, function=function(config.reward.function))
+        if hasattr(config, "advantage"):
+            changed["advantage"] = function(config.advantage)
+        return dataclasses.replace(config, **changed)
+
+    directories = {
+        name: os.path.abspath(path)
+        for name in ("path", "tokenizer")
+        if (path := getattr(plan.model, name)) not in ("", "bytes")
+    }
+    return dataclasses.replace(
+        plan,
+        model=dataclasses.replace(plan.model, **directories),
+        rollout=dataclasses.replace(plan.rollout, engine=function(plan.rollout.engine)),
+        stages={name: entry(stage) for name, stage in plan.stages.items()},
+        evaluations={name: entry(evaluation) for name, evaluation in plan.evaluations.items()},
+    )
 
 
 def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from nemo_acereason.config.load import read_plan
 from nemo_acereason.config.schema import TrainerConfig
@@ -36,7 +37,7 @@ def export_checkpoint(checkpoint: Path, to: Path) -> None:
     one = TrainerConfig(dtype=plan.trainer.dtype)
     plan = dataclasses.replace(plan, trainer=one)
     model_dir = model_directory(plan, run_dir)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Megatron's and torch's deprecations tell who exports nothing

@@ -5,6 +5,7 @@ The same ranks start under torchrun or srun on a cluster; nothing here is known 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -58,9 +59,9 @@ def run_ranks(run_dir: Path, num_ranks: int) -> None:
         _wait(processes, GRACE_S)
     finally:
         for process in processes:
-            if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # a dead rank's own helpers may still be there
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
         signal.signal(signal.SIGTERM, before)
     raise _failure(logs, first, status)
 

@@ -17,6 +17,7 @@ from nemo_acereason.launch.build import (
     tokenizer_of,
 )
 from nemo_acereason.resharding.layout import check_layout
+from nemo_acereason.rollout.engine import check_engine
 
 
 def check_before_start(plan: Plan) -> None:
@@ -26,6 +27,7 @@ def check_before_start(plan: Plan) -> None:
         UserError: the setting, file or row that is wrong, and what would work.
     """
     check_plan(plan)
+    check_engine(plan.rollout)
     with tempfile.TemporaryDirectory() as scratch:
         model_dir = model_directory(plan, Path(scratch))
         arch = read_model_arch(model_dir)

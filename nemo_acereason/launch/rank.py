@@ -134,10 +134,11 @@ def main() -> int:
         run_rank(run_dir)
     except Exception as error:
         traceback.print_exc()
-        known = isinstance(error, AceReasonError)
-        status = error.exit_status if known else 1
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        report = {"message": message, "exit_status": status, "is_known": known}
+        if isinstance(error, AceReasonError):
+            status, report = error.exit_status, {"message": str(error), "is_known": True}
+        else:
+            status, report = 1, {"message": f"{type(error).__name__}: {error}", "is_known": False}
+        report["exit_status"] = status
         (run_dir / "logs" / f"error_{rank}.json").write_text(json.dumps(report))
         sys.stderr.flush()
         os._exit(status)  # a broken process group would make interpreter shutdown wait for the other ranks

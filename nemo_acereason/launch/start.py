@@ -35,24 +35,30 @@ def start(plan: Plan, run_dir: Path) -> dict[str, Any]:
     """
     run_dir = run_dir.resolve()
     _refuse_other_plan(plan, run_dir)
+    check_before_start(plan)
     with _lock(run_dir):
-        check_before_start(plan)
         if not (run_dir / "plan.yaml").exists():
             (run_dir / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
             save_plan(plan, run_dir / "plan.yaml")
         if not has_finished(plan, run_dir):
-            trainer = plan.trainer
             try:
-                run_ranks(run_dir, trainer.tensor_parallel * trainer.pipeline_parallel * trainer.data_parallel)
+                _run_ranks(plan, run_dir)
             except (AceReasonError, KeyboardInterrupt) as error:
                 log_stop(run_dir, str(error) or "interrupted")
                 raise
             finally:
                 # a run that stopped has a report too: it is where one looks for the reason
-                log_driver_memory(run_dir, peak_resident_bytes())
                 write_summary(run_dir)
                 write_report(run_dir)
         return write_summary(run_dir)
+
+
+def _run_ranks(plan: Plan, run_dir: Path) -> None:
+    trainer = plan.trainer
+    try:
+        run_ranks(run_dir, trainer.tensor_parallel * trainer.pipeline_parallel * trainer.data_parallel)
+    finally:
+        log_driver_memory(run_dir, peak_resident_bytes())
 
 
 def versions() -> dict[str, Any]:
@@ -95,8 +101,12 @@ def _refuse_other_plan(plan: Plan, run_dir: Path) -> None:
 
 @contextmanager
 def _lock(run_dir: Path) -> Iterator[None]:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / "lock").open("w") as file:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--out {run_dir} cannot be written ({error.strerror}); give another directory") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

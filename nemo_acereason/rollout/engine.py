@@ -23,24 +23,39 @@ def build_engine(
     Raises:
         ConfigError: an engine that does not exist, or options it does not take.
     """
+    check_engine(config)
     # imported here: a scripted run needs nothing of vLLM's client, and the other way round
     if config.engine == "vllm":
         from nemo_acereason.rollout.vllm_engine import VllmEngine
 
-        if config.options:
-            raise ConfigError(f"rollout.options={dict(config.options)}: the vllm engine takes none; leave it out")
         return VllmEngine(model_dir, config, dtype=dtype, max_model_len=max_model_len, seed=seed, log_path=log_path)
     if config.engine == "scripted":
         from nemo_acereason.rollout.scripted_engine import ScriptedEngine
 
-        unknown = set(config.options) - {"responses", "logprob"}
-        if unknown or "responses" not in config.options:
-            raise ConfigError(
-                f"rollout.options={dict(config.options)}: the scripted engine wants responses, and may have logprob"
-            )
         return ScriptedEngine(model_dir, **config.options)
     build = import_function(config.engine, "rollout.engine")
     engine: RolloutEngine = build(
         config, model_dir=model_dir, dtype=dtype, max_model_len=max_model_len, seed=seed, log_path=log_path
     )
     return engine
+
+
+def check_engine(config: RolloutConfig) -> None:
+    """Find what is wrong with the choice of engine while nothing runs yet.
+
+    Raises:
+        ConfigError: an engine that does not exist, or options it does not take.
+    """
+    if config.engine == "vllm":
+        if config.options:
+            raise ConfigError(f"rollout.options={dict(config.options)}: the vllm engine takes none; leave it out")
+    elif config.engine == "scripted":
+        unknown = set(config.options) - {"responses", "logprob"}
+        if unknown or "responses" not in config.options:
+            raise ConfigError(
+                f"rollout.options={dict(config.options)}: the scripted engine wants responses, and may have logprob"
+            )
+        if isinstance(config.options["responses"], str):
+            import_function(config.options["responses"], "rollout.options.responses")
+    else:
+        import_function(config.engine, "rollout.engine")
