@@ -14,6 +14,7 @@ process, never in one that runs vLLM. It computes nothing and does nothing where
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,10 @@ def install() -> None:
     cuda: Any = torch.cuda
     if cuda.is_available() or cuda.current_device is _current_device:
         return
+    # what Megatron warns of here is known: no Transformer Engine, no Apex, no CUDA, and torch calls of its own it has
+    # not yet replaced
+    for category in (UserWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"megatron\.|torch\.distributed\.")
     # Megatron decorates with torch.compile: there is nothing to fuse for here and compiling takes minutes. Not by
     # TORCHDYNAMO_DISABLE, which the engine's processes would inherit.
     torch_module: Any = torch

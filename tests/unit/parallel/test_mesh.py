@@ -1,0 +1,14 @@
+from nemo_acereason.parallel.mesh import Mesh, MeshPlace
+
+
+def test_place_and_rank_are_inverse() -> None:
+    mesh = Mesh(tensor_parallel=2, pipeline_parallel=3, data_parallel=2)
+    assert mesh.num_ranks == 12
+    assert [mesh.rank(mesh.place(rank)) for rank in range(12)] == list(range(12))
+
+
+def test_tensor_axis_runs_fastest_and_pipeline_slowest() -> None:
+    mesh = Mesh(tensor_parallel=2, pipeline_parallel=2, data_parallel=2)
+    assert [mesh.place(rank).tp_rank for rank in range(4)] == [0, 1, 0, 1]
+    assert mesh.place(2) == MeshPlace(tp_rank=0, dp_rank=1, pp_rank=0)
+    assert mesh.place(4) == MeshPlace(tp_rank=0, dp_rank=0, pp_rank=1)
