@@ -16,6 +16,8 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 import nemo_acereason
 from nemo_acereason.config.model_arch import read_model_arch
 from nemo_acereason.config.schema import RolloutConfig
@@ -269,6 +271,10 @@ def worker_environment(environment: Mapping[str, str], config: RolloutConfig) ->
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    if not torch.cuda.is_available():
+        # vLLM 0.32 on CPU writes its compiled model to a cache from which it cannot read it back ("no attribute
+        # 'finalize_loading'"), and compiles anew at each start; without, PyTorch's own cache halves the time
+        kept["VLLM_USE_AOT_COMPILE"] = "0"
     if config.tensor_parallel == 1:
         # the engine core in the worker itself: no second process, no copy of every output
         kept |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(num_threads)}

@@ -90,6 +90,8 @@ def engine_arguments(start: Start) -> dict[str, Any]:
         # refuse ("CPU Generator does not use offset"), so a prompt is computed in one piece
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(start.max_model_len, 4096)
+        # its default of 128 shares no prefix shorter than that; 32 took 30 % less CPU time on 90-token prompts, G = 8
+        arguments["block_size"] = 32
         arguments["kv_cache_memory_bytes"] = start.kv_cache_bytes
         arguments["gpu_memory_utilization"] = 0.1  # of the machine's memory, there too; the line above decides
     else:
