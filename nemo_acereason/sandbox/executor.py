@@ -96,11 +96,18 @@ class SandboxExecutor:
             self._template = WarmTemplate(self.level)
         return self._template
 
+    @property
+    def warm_template(self) -> WarmTemplate | None:
+        """The template, if one is running."""
+        return self._template
+
     def discard(self) -> None:
-        """Throw the template away; the next run starts another."""
-        if self._template is not None:
-            self._template.close()
-            self._template = None
+        """Throw the template away, and the program it holds loaded; the next run starts another."""
+        template, self._template = self._template, None
+        if template is not None:
+            template.close()
+        if self._loaded is not None:
+            self._loaded.suspend()
 
     def make_room(self, program: LoadedRun | None) -> None:
         """The template forks one child at a time: end the loaded program, which its next call will load again."""
@@ -256,6 +263,7 @@ class LoadedRun:
         run.send(self._source)
         message = run.receive()
         if message is None:
+            self._run = None
             return self._ended(run)
         return _raised(message, run.cpu_s) if "error" in message else RunResult()
 
@@ -361,7 +369,8 @@ class Run:
             if self._end is None:
                 self.end()
         except TemplateDied:
-            self._executor.discard()
+            if self._executor.warm_template is self._template:
+                self._executor.discard()
         finally:
             self._channel.close()
 

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import importlib
+import itertools
 import os
 import resource
 import socket
@@ -39,7 +40,7 @@ _CHANNEL_FD = 3
 
 
 def prelude() -> dict[str, Any]:
-    """The names a program finds at its start; built once, copied for each run."""
+    """The names a program finds at its start."""
     names: dict[str, Any] = {}
     for name in STAR_MODULES:
         module = importlib.import_module(name)
@@ -59,6 +60,17 @@ def prelude() -> dict[str, Any]:
         for name in ("SortedDict", "SortedList", "SortedSet"):
             names[name] = getattr(sortedcontainers, name)
     return names
+
+
+def new_main() -> types.ModuleType:
+    """The module a program will be, prelude in place.
+
+    Made in the template: filling it in each child would write the reference count of every name, and so copy a
+    thousand names' worth of the pages it shares with the template.
+    """
+    main = types.ModuleType("__main__")
+    main.__dict__.update(prelude(), __file__="solution.py", stdin=None, stdout=None)
+    return main
 
 
 class _SockFprog(ctypes.Structure):
@@ -83,7 +95,7 @@ class SyscallFilter:
 
 
 def become_run(
-    request: dict[str, Any], fds: list[int], names: dict[str, Any], syscall_filter: SyscallFilter | None
+    request: dict[str, Any], fds: list[int], main: types.ModuleType, syscall_filter: SyscallFilter | None
 ) -> NoReturn:
     """Turn this forked process into the run ``request`` describes. Never returns.
 
@@ -98,7 +110,7 @@ def become_run(
             os.write(fds[0], wire.pack({"broken": f"{type(error).__name__}: {error}"}))
         os._exit(status)
     try:
-        _run(channel, request["mode"], names)
+        _run(channel, request["mode"], main)
         status = 0
     finally:
         os._exit(status)
@@ -123,14 +135,12 @@ def _prepare(request: dict[str, Any], fds: list[int], syscall_filter: SyscallFil
     return socket.socket(fileno=_CHANNEL_FD)
 
 
-def _run(channel: socket.socket, mode: str, names: dict[str, Any]) -> None:
+def _run(channel: socket.socket, mode: str, main: types.ModuleType) -> None:
     for fd, (name, mode_letter) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         stream = os.fdopen(fd, mode_letter, encoding="utf-8", errors="replace", closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    main = types.ModuleType("__main__")
-    main.__dict__.update(names)
-    main.__dict__.update(__name__="__main__", __file__="solution.py", stdin=sys.stdin, stdout=sys.stdout)
+    main.__dict__.update(stdin=sys.stdin, stdout=sys.stdout)
     sys.modules["__main__"] = main
     sys.argv = ["solution.py"]
     wire.send(channel, {"started": True})
@@ -164,8 +174,9 @@ def _limit(request: dict[str, Any]) -> None:
 
 def _run_program(channel: socket.socket, main: types.ModuleType, source: dict[str, Any]) -> None:
     stdout = sys.stdout
+    num_given = len(main.__dict__)
     error = _guarded(lambda: _execute(main, source["code"]))
-    error = _guarded(lambda: _finish_as_python_does(main, stdout)) or error
+    error = _guarded(lambda: _finish_as_python_does(main, num_given, stdout)) or error
     wire.send(channel, error or {"end": True})
 
 
@@ -176,7 +187,7 @@ def _execute(main: types.ModuleType, *sources: str) -> None:
             exec(compile(source, "solution.py", "exec"), main.__dict__)
 
 
-def _finish_as_python_does(main: types.ModuleType, stdout: Any) -> None:
+def _finish_as_python_does(main: types.ModuleType, num_given: int, stdout: Any) -> None:
     """What ends a normal interpreter: threads are waited for, exit handlers run, buffers written."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
@@ -188,7 +199,9 @@ def _finish_as_python_does(main: types.ModuleType, stdout: Any) -> None:
             sys.stdout.flush()
     with contextlib.suppress(ValueError):
         stdout.flush()
-    main.__dict__.clear()  # files the program left open are flushed as their last reference goes
+    # Files the program left open are flushed as their last reference goes. Its names are the dict's last.
+    for name in [*itertools.islice(reversed(main.__dict__), max(0, len(main.__dict__) - num_given))]:
+        del main.__dict__[name]
 
 
 def _guarded(action: Callable[[], Any]) -> dict[str, Any] | None:
@@ -224,33 +237,34 @@ def _serve_calls(channel: socket.socket, main: types.ModuleType, source: dict[st
         except EOFError:
             return
         try:
-            reply = _answer(main, functions, request)
+            if request["function"] not in functions:
+                functions[request["function"]] = _find(main, source, request["function"])
+            reply = _answer(functions[request["function"]], request)
         except BaseException as raised:  # SystemExit too: a call that does not return has no value
             reply = _described(raised)
         wire.send(channel, {"nonce": request["nonce"], **reply})
 
 
-def _answer(
-    main: types.ModuleType, functions: dict[str, Callable[..., Any]], request: dict[str, Any]
-) -> dict[str, Any]:
-    name = request["function"]
-    if name not in functions:
-        functions[name] = _find(main, name)  # one Solution() for all calls, as in LeetCode's own check(Solution().f)
+def _answer(function: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
     args = [code_values.decode(item) for item in request["args"]]
     kwargs = {key: code_values.decode(item) for key, item in request["kwargs"].items()}
-    reply = {"value": code_values.encode(functions[name](*args, **kwargs))}
+    reply = {"value": code_values.encode(function(*args, **kwargs))}
     if request.get("arguments_too"):
         reply["args"] = [code_values.encode(item, keep_tuples=True) for item in args]
     return reply
 
 
-def _find(main: types.ModuleType, name: str) -> Callable[..., Any]:
-    """A function of the program: ``f`` or ``Solution.f``, and either where the other was asked for."""
+def _find(main: types.ModuleType, source: dict[str, Any], name: str) -> Callable[..., Any]:
+    """A function of the program: ``f`` or ``Solution.f``, and either where the other was asked for.
+
+    There is one ``Solution()`` for all calls, as in LeetCode's own ``check(Solution().f)``.
+    """
     attribute = name.rpartition(".")[2]
     solution = main.__dict__.get(name.rpartition(".")[0] or "Solution")
     if solution is not None and hasattr(solution, attribute):
         return cast(Callable[..., Any], getattr(solution(), attribute))
-    if attribute not in main.__dict__:
+    # The prelude has functions too: a program that never says gcd does not answer a problem called gcd.
+    if attribute not in main.__dict__ or attribute not in source["setup"] + source["code"]:
         raise NameError(f"the program does not define {name}")
     return cast(Callable[..., Any], main.__dict__[attribute])
 

@@ -48,7 +48,7 @@ def main() -> None:
     from nemo_acereason.sandbox.inside import child
 
     _import(config["packages"])
-    names = child.prelude()
+    main_module = child.new_main()
     compiled = base64.b64decode(config["seccomp"])
     syscall_filter = child.SyscallFilter(compiled) if compiled else None
     control = socket.socket(fileno=os.dup(config["control_fd"]))
@@ -62,7 +62,9 @@ def main() -> None:
     gc.freeze()  # a collection in a child must not touch, and so copy, the pages it shares with this process
     base_bytes, scratch = _address_bytes(), config["scratch"]
     control.send(json.dumps({"warm": True, "base_bytes": base_bytes, "pid": os.getpid()}).encode())
-    _serve(control, lambda request, fds: child.become_run(request, fds, names, syscall_filter), base_bytes, scratch)
+    _serve(
+        control, lambda request, fds: child.become_run(request, fds, main_module, syscall_filter), base_bytes, scratch
+    )
 
 
 def _import(names: Sequence[str]) -> None:

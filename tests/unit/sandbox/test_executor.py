@@ -108,6 +108,13 @@ def test_a_function_is_found_in_a_class_or_beside_it(executor: SandboxExecutor) 
         assert program.call("f", [1], {}).value == 1
 
 
+def test_the_prelude_answers_no_problem(executor: SandboxExecutor) -> None:
+    with executor.load("def other(): pass", LIMITS) as program:
+        assert program.call("gcd", [4, 6], {}).failure is Verdict.CRASH
+    with executor.load("from math import gcd", LIMITS) as program:
+        assert program.call("gcd", [4, 6], {}).value == 2
+
+
 def test_setup_goes_before_the_program(executor: SandboxExecutor) -> None:
     with executor.load("def f(): return helper() + 1", LIMITS, "def helper(): return 1\ndef f(): pass") as program:
         assert program.call("f", [], {}).value == 2
