@@ -1,15 +1,37 @@
-"""From what a reward function returned to scores, and from scores to the numbers the algorithm takes.
+"""Reward functions by name, what they return as scores, and scores as the numbers the algorithm takes.
 
-Pure functions on records; judges nothing itself.
+Judges nothing itself.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
 from collections import Counter
 from collections.abc import Sequence
 
+from nemo_acereason.config.load import import_file
+from nemo_acereason.protocols import Reward
 from nemo_acereason.records import Score, Verdict
+
+
+@functools.lru_cache(maxsize=64)
+def load_reward(function: str) -> Reward:
+    """Import ``module:function``, or ``FILE.py:function`` from that file.
+
+    Raises:
+        ValueError: not of that form, or not callable.
+        ImportError: no such module.
+        AttributeError: no such function in it.
+    """
+    module, separator, name = function.rpartition(":")
+    if not separator or not module or not name:
+        raise ValueError(f"reward function {function!r} is not of the form module:function")
+    found = getattr(import_file(module) if module.endswith(".py") else importlib.import_module(module), name)
+    if not callable(found):
+        raise ValueError(f"{function} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
 
 
 def as_score(result: object, seconds: float = 0.0) -> Score:

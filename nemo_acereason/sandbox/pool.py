@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -30,6 +31,8 @@ from nemo_acereason.sandbox.reward_worker import read_frame, write_frame
 
 MAX_ATTEMPTS = 3
 """Workers that may die under one sample before it is called our failure."""
+MAX_STARTS = 5
+"""Workers that may die in a row before they have judged anything."""
 START_TIMEOUT_S = 120.0
 """Longest import of a reward function's module: sympy from a cold, slow disk is far below it."""
 
@@ -82,6 +85,10 @@ class _Worker:
             raise _WorkerDied
         return json.loads(answer)  # type: ignore[no-any-return]
 
+    def load(self, function: str) -> dict[str, Any]:
+        """Import a reward function now, so that no sample's limit pays for it."""
+        return self.ask(pickle.dumps(("load", function, {}, None, None)), START_TIMEOUT_S)
+
     def end(self) -> None:
         """Kill its process group, reap it, close the pipes."""
         with contextlib.suppress(ProcessLookupError):  # it is gone already
@@ -94,6 +101,7 @@ class _Worker:
 @dataclass
 class _Job:
     key: tuple[int, int]
+    function: str
     request: bytes
     timeout_s: float
     attempts: int = 0
@@ -154,7 +162,7 @@ class RewardPool:
             first = self._first_of.get(identity)
             if first is None:
                 request = pickle.dumps(("judge", function, options, prompt, sample), pickle.HIGHEST_PROTOCOL)
-                job = _Job(key, request, self._timeout_s)
+                job = _Job(key, function, request, self._timeout_s)
                 self._first_of[identity] = job
                 self._queue.append(job)
                 self._lock.notify()
@@ -193,7 +201,7 @@ class RewardPool:
         """Import the function once in a worker, so that a wrong name is found before anything runs."""
         worker = _Worker(self._memory_bytes)
         try:
-            answer = worker.ask(pickle.dumps(("load", reward.function, {}, None, None)), START_TIMEOUT_S)
+            answer = worker.load(reward.function)
         except (_WorkerDied, _WorkerLate) as error:
             raise ConfigError(
                 f"reward {reward.function} ended its worker while it was imported; import it in a shell to see why"
@@ -209,6 +217,8 @@ class RewardPool:
         """One slot: take a job, have the worker judge it, replace the worker when it dies."""
         worker: _Worker | None = None
         try:
+            with contextlib.suppress(OSError, _WorkerDied, _WorkerLate):  # a job will tell, if it is asked to
+                worker = self._start_worker(self._reward.function)
             while (job := self._next_job()) is not None:
                 if worker is not None and worker.process.poll() is not None:  # killed while idle: not this job's doing
                     self._end(worker)
@@ -230,17 +240,16 @@ class RewardPool:
         start = time.perf_counter()
         is_last = job.attempts >= MAX_ATTEMPTS
         try:
-            worker = worker or _Worker(self._memory_bytes)
+            worker = worker or self._start_worker(job.function)
+        except (OSError, _WorkerDied, _WorkerLate) as error:
+            return None, _infrastructure(f"no worker could be started: {error!r}")
+        try:
             answer = worker.ask(job.request, job.timeout_s)
-        except OSError as error:
-            return None, _infrastructure(f"no worker could be started: {error}") if is_last else None
         except _WorkerLate:
-            assert worker is not None
             detail = f"no verdict within {job.timeout_s:g} s"
             self._end(worker)
             return None, Score.of(Verdict.TIMEOUT, time.perf_counter() - start, detail)
         except _WorkerDied:
-            assert worker is not None
             self._end(worker)
             return None, _infrastructure(f"worker died with status {worker.process.returncode}") if is_last else None
         if "memory" in answer:
@@ -252,6 +261,24 @@ class RewardPool:
             self._print_first_error(answer["traceback"])
             return worker, _infrastructure(answer["error"], answer["seconds"])
         return worker, Score(Verdict(answer["verdict"]), answer["reward"], answer["seconds"], answer["detail"])
+
+    def _start_worker(self, function: str) -> _Worker:
+        """A fresh worker with the function imported; an import that raises is told by its first sample.
+
+        Raises:
+            OSError, _WorkerDied, _WorkerLate: none could be started, ``MAX_STARTS`` times.
+        """
+        for attempt in itertools.count(1):
+            worker = _Worker(self._memory_bytes)
+            try:
+                worker.load(function)
+            except (_WorkerDied, _WorkerLate):
+                self._end(worker)
+                if attempt == MAX_STARTS:
+                    raise
+            else:
+                return worker
+        raise AssertionError("unreachable")
 
     def _next_job(self) -> _Job | None:
         with self._lock:

@@ -8,7 +8,6 @@ from the pool, whose data is ours, or JSON to the pool, so that nothing a sample
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pickle
@@ -18,11 +17,9 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any
 
-from nemo_acereason.config.load import import_function
-from nemo_acereason.rewards.score import as_score
+from nemo_acereason.rewards.score import as_score, load_reward
 from nemo_acereason.sandbox.lifetime import die_with_parent
 
 _LENGTH = struct.Struct("<I")
@@ -49,16 +46,6 @@ def _read_exactly(fd: int, size: int) -> bytes | None:
             return None
         parts += part
     return bytes(parts)
-
-
-@functools.lru_cache(maxsize=64)
-def load_reward(function: str) -> Callable[..., Any]:
-    """The function that ``module:function`` or ``FILE.py:function`` names, imported once.
-
-    Raises:
-        ConfigError: not of that form, no such module, no such function.
-    """
-    return import_function(function, "reward.function")
 
 
 def _answer(request: tuple[str, str, dict[str, Any], Any, Any]) -> dict[str, Any]:
