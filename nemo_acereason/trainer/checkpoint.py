@@ -6,45 +6,62 @@ state, prompts and the like are the caller's, as is making the directory visible
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedStateDict
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.parallel_state import get_data_parallel_group
+from torch.distributed.checkpoint import CheckpointException
 
 from nemo_acereason.errors import CheckpointError
 from nemo_acereason.trainer.checkpoint_writer import write_in_process
 from nemo_acereason.trainer.optimizer import load_state
 
 
-def save(directory: Path, model: GPTModel, optimizer: MegatronOptimizer, step_count: int) -> None:
-    """Write into ``directory``, which is made here and must not hold a checkpoint yet. Called by all ranks."""
+def save(
+    directory: Path, model: GPTModel, optimizer: MegatronOptimizer, step_count: int, identity: Mapping[str, Any]
+) -> None:
+    """Write into ``directory``, which is made here and must not hold a checkpoint yet. Called by all ranks.
+
+    Args:
+        identity: plain values that a loading trainer must share, by the name they have in messages.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     state = _sharded_state(model, optimizer, is_loading=False)
     state["step_count"] = step_count
+    state["identity"] = dict(identity)
     write_in_process()
     dist_checkpointing.save(state, str(directory))
 
 
-def load(directory: Path, model: GPTModel, optimizer: MegatronOptimizer) -> int:
+def load(directory: Path, model: GPTModel, optimizer: MegatronOptimizer, identity: Mapping[str, Any]) -> int:
     """Read into ``model`` and ``optimizer``; called by all ranks.
 
     Returns:
         The step count it was saved with.
     Raises:
-        CheckpointError: nothing there, or another model's.
+        CheckpointError: nothing there, another model's or optimizer's, or torn.
     """
     if not (directory / "metadata.json").is_file():
         raise CheckpointError(f"{directory} holds no trainer checkpoint; want a directory that a run has saved")
     try:
+        saved = dist_checkpointing.load_common_state_dict(str(directory))["identity"]
+        for name, value in identity.items():
+            if saved.get(name) != value:
+                raise CheckpointError(
+                    f"{directory} was saved with {name}={saved.get(name)}, this run has {name}={value}; "
+                    "resume with the settings of its own run"
+                )
         state = dist_checkpointing.load(_sharded_state(model, optimizer, is_loading=True), str(directory))
-    except dist_checkpointing.core.CheckpointingException as error:
-        raise CheckpointError(
-            f"{directory} does not fit this model and optimizer ({error}); want a checkpoint of the same model"
-        ) from error
+    # torch's is no Exception: it would pass every handler of the run
+    except (CheckpointingException, CheckpointException, OSError) as error:
+        reason = str(error).strip().splitlines()[-1:]
+        raise CheckpointError(f"{directory} cannot be read ({''.join(reason)}); go back to an older one") from error
     model.load_state_dict(state["model"])
     load_state(optimizer, state["optimizer"])
     return int(state["step_count"])

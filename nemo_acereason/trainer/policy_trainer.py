@@ -6,6 +6,7 @@ The default process group exists before this module is used, and where there is 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,6 +84,11 @@ class MegatronTrainer:
         self._model = wrap_data_parallel(model, trainer)
         self._optimizer = build_optimizer(self._model, trainer, optimizer)
         self._step_count = 0
+        self._identity = {
+            **dataclasses.asdict(arch),
+            "trainer.dtype": trainer.dtype,
+            "trainer.distributed_optimizer": trainer.distributed_optimizer,
+        }
 
     @property
     def step_count(self) -> int:
@@ -168,15 +174,15 @@ class MegatronTrainer:
 
     def save(self, directory: Path) -> None:
         """Write model, optimizer and step count, sharded, into ``directory`` (made here); loadable at any layout."""
-        checkpoint.save(directory, self._model.module, self._optimizer, self._step_count)
+        checkpoint.save(directory, self._model.module, self._optimizer, self._step_count, self._identity)
 
     def load(self, directory: Path) -> None:
         """Read what :meth:`save` wrote, also under another layout.
 
         Raises:
-            CheckpointError: nothing there, or another model's.
+            CheckpointError: nothing there, torn, or another model's, dtype's or kind of optimizer's.
         """
-        self._step_count = checkpoint.load(directory, self._model.module, self._optimizer)
+        self._step_count = checkpoint.load(directory, self._model.module, self._optimizer, self._identity)
         apply_settings(self._optimizer, self._optimizer_config)
 
     def peak_memory_bytes(self) -> int:

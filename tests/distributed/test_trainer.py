@@ -85,6 +85,10 @@ def results(models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
         add(("save", dtype), "save", "qwen3_tied", (2, 1, 1), str(saved / dtype), dtype=dtype)
         for layout in TWO_RANKS:
             add(("load", dtype, layout), "load", "qwen3_tied", layout, str(saved / dtype), dtype=dtype)
+    frm = str(saved / "float32")
+    add(("refused load", "model"), "refused_load", "qwen3", (2, 1, 1), frm)
+    add(("refused load", "optimizer"), "refused_load", "qwen3_tied", (2, 1, 1), frm, distributed_optimizer=False)
+    add(("refused load", "missing"), "refused_load", "qwen3_tied", (2, 1, 1), frm + "-elsewhere")
     for name in ("qwen2", "qwen3_tied"):
         add(("export", name), "export", name, (2, 2, 1), str(saved / name))
 
@@ -225,6 +229,18 @@ def test_resumed_run_is_bit_equal_to_one_never_stopped(results: dict[Any, list[A
 @pytest.mark.parametrize("layout", [(1, 2, 1), (1, 1, 2)])
 def test_checkpoint_goes_on_under_another_layout(results: dict[Any, list[Any]], layout: Layout) -> None:
     assert_same_run(results[("load", "float32", layout)], results[("save", "float32")], "qwen3_tied")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("model", "was saved with tied_embeddings=True, this run has tied_embeddings=False; resume"),
+        ("optimizer", "was saved with trainer.distributed_optimizer=True, this run has"),
+        ("missing", "holds no trainer checkpoint"),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(results: dict[Any, list[Any]], key: str, message: str) -> None:
+    assert all(message in got for got in results[("refused load", key)])
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3_tied"])

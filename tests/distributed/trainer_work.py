@@ -143,6 +143,17 @@ def load(name: str, layout: tuple[int, int, int], weights_dir: str, frm: str, **
     return _go_on(trainer)
 
 
+def refused_load(name: str, layout: tuple[int, int, int], weights_dir: str, frm: str, **settings: Any) -> str:
+    """The message of a load that must fail."""
+    from nemo_acereason.errors import CheckpointError
+
+    try:
+        trainer_of(name, layout, weights_dir, **settings).load(Path(frm))
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
 def export(name: str, layout: tuple[int, int, int], weights_dir: str, to: str, **settings: Any) -> None:
     """Write the model back, in several files."""
     from nemo_acereason.resharding.hf_export import export_hf
