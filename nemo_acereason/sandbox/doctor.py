@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.records import RunLimits, Verdict
 from nemo_acereason.sandbox import isolation, warm
+from nemo_acereason.sandbox.cgroup import new_cgroup
 from nemo_acereason.sandbox.executor import SandboxExecutor
 
 _QUICK = RunLimits(time_limit_s=0.5, memory_bytes=256 << 20, output_bytes=1 << 20)
@@ -81,6 +82,11 @@ def _offers() -> list[Finding]:
         who = f" as user {level.uid}" if level.uid else ""
         reason = warm.why_not(level)
         findings.append(Finding(f"level {level.name}{who}", not reason, reason or "starts"))
+    cgroup = new_cgroup()
+    if cgroup is not None:
+        cgroup.close()
+    detail = "made" if cgroup is not None else "this user may make none; rlimits and the filter bound runs without it"
+    findings.append(Finding("control group", True, detail))
     cores = len(os.sched_getaffinity(0))
     findings.append(Finding("cores", True, f"{cores}: more workers than this only wait for each other"))
     return findings

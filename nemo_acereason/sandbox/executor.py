@@ -28,16 +28,14 @@ from typing import Any
 from nemo_acereason.records import RunLimits, RunResult, Verdict
 from nemo_acereason.rewards.code_values import ValueRefused, check
 from nemo_acereason.sandbox.inside import wire
-from nemo_acereason.sandbox.warm import TemplateDied, WarmTemplate, choose_level
+from nemo_acereason.sandbox.warm import MAX_PROCESSES, TemplateDied, WarmTemplate, choose_level
 
 _GRACE_S = 5.0
 """For the template to kill and reap; it takes milliseconds, unless the machine swaps."""
 _START_S = 20.0
 """From the request to the child's first message."""
-_MAX_ATTEMPTS = 4
+_MAX_ATTEMPTS = 6
 """With a new template each, before a run is given up as infrastructure."""
-_NUM_PROCESSES = 64
-"""Threads of one run, the template included."""
 _PR_SET_DUMPABLE = 4
 _CREDENTIALS = struct.Struct("3i")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -349,7 +347,7 @@ class Run:
                 "cpu_s": limits.time_limit_s * (1000 if self._mode != "stdin" else 2),
                 "memory_bytes": limits.memory_bytes,
                 "output_bytes": limits.output_bytes,
-                "num_processes": _NUM_PROCESSES,
+                "num_processes": MAX_PROCESSES,
             }
             self._number = self._template.begin(request, [theirs.fileno(), *self._files])
         except BaseException:
@@ -496,6 +494,9 @@ class Run:
             message = self._template.receive(timeout_s)
             if message.get("run") == self._number:
                 self._end = message
+                cgroup = self._template.cgroup
+                if message["status"] == -signal.SIGKILL and cgroup is not None and cgroup.has_run_out_of_memory():
+                    self.fail(Verdict.MEMORY, "killed by the kernel: out of the memory of its control group")
                 if message["residue"]:
                     self._executor.discard()
 

@@ -15,12 +15,17 @@ from typing import Any
 
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.sandbox import isolation
+from nemo_acereason.sandbox.cgroup import Cgroup, new_cgroup
 from nemo_acereason.sandbox.isolation import Level
 
 _log = logging.getLogger(__name__)
 
+MAX_PROCESSES = 64
+"""Threads of one run, the template included."""
 _START_S = 30.0
 """To import numpy on a loaded machine; a warm template takes 0.2 s on an idle one."""
+_END_S = 5.0
+"""For bubblewrap to see that its child is gone; it takes a millisecond."""
 
 
 class TemplateDied(Exception):
@@ -56,8 +61,10 @@ class WarmTemplate:
         finally:
             theirs.close()
         self._num_runs = 0
+        self.cgroup: Cgroup | None = None
         try:
             self.receive(_START_S)
+            self.cgroup = self._enclosed()
         except TemplateDied as error:
             stderr = self._process.stderr
             said = b""
@@ -66,6 +73,18 @@ class WarmTemplate:
             self.close()
             raise TemplateDied(f"{error}: {said.decode(errors='replace').strip() or 'it said nothing'}") from None
 
+    def _enclosed(self) -> Cgroup | None:
+        """A control group around it, where one can be had; before its first run, so nothing is outside."""
+        cgroup = new_cgroup()
+        if cgroup is not None:
+            try:
+                cgroup.limit_processes(MAX_PROCESSES + 16)
+                cgroup.add([self.pid, *_children(self.pid)])
+            except OSError:
+                cgroup.close()
+                return None
+        return cgroup
+
     def fileno(self) -> int:
         """For select: readable when :meth:`receive` would not wait."""
         return self._control.fileno()
@@ -73,6 +92,8 @@ class WarmTemplate:
     def begin(self, request: dict[str, Any], fds: list[int]) -> int:
         """Start a run; its number, which its end will carry."""
         self._num_runs += 1
+        if self.cgroup is not None:
+            self.cgroup.limit_memory(request["memory_bytes"])
         try:
             socket.send_fds(self._control, [json.dumps({**request, "run": self._num_runs}).encode()], fds)
         except OSError as error:
@@ -102,11 +123,21 @@ class WarmTemplate:
         """Kill it and everything inside; returns when that is done. Safe to call twice."""
         self._control.close()
         if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            # Process 1 of the namespace takes everything inside with it, and bubblewrap reaps it; killed the other
+            # way round it would be left to the machine's init. Without namespaces: the run under way, if any.
+            inside = _children(self.pid)
+            if self.level.name == "kernel":
+                _kill(inside)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_END_S)
+            _kill([self.pid])
+            self._process.wait()
+            if self.level.name != "kernel":
+                _kill(inside)
         if self._process.stderr is not None:
             self._process.stderr.close()
+        if self.cgroup is not None:
+            self.cgroup.close()
 
     @property
     def pid(self) -> int:
@@ -119,9 +150,18 @@ class WarmTemplate:
         return sum(sum(map(int, _stat(pid)[13:17])) for pid in [self.pid, *_children(self.pid)]) / ticks
 
 
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def _children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as children:
-        return [int(child) for child in children.read().split()]
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as children:
+            return [int(child) for child in children.read().split()]
+    except OSError:  # it has just ended
+        return []
 
 
 def _stat(pid: int) -> list[str]:

@@ -187,7 +187,7 @@ def test_killing_processes_at_random_changes_no_verdict() -> None:
 
     def kill() -> None:
         nonlocal num_killed
-        while not stop.wait(0.4 * draw.random()):
+        while not stop.wait(draw.random()):
             family = _descendants(os.getpid())
             if family:
                 with contextlib.suppress(ProcessLookupError):
@@ -197,12 +197,12 @@ def test_killing_processes_at_random_changes_no_verdict() -> None:
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        verdicts = [judge(program, tests, executor, LIMITS).verdict for program in programs * 4]
+        verdicts = [judge(program, tests, executor, LIMITS).verdict for program in programs * 8]
     finally:
         stop.set()
         killer.join()
         executor.close()
-    assert verdicts == [Verdict.CORRECT, Verdict.WRONG] * 32
+    assert verdicts == [Verdict.CORRECT, Verdict.WRONG] * 64
     assert num_killed > 0
 
 
