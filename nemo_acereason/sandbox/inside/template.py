@@ -20,7 +20,10 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from nemo_acereason.sandbox.inside.child import SyscallFilter
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 4, 38, 36
 _MAX_REQUEST_BYTES = 65_536
@@ -58,6 +61,7 @@ def main() -> None:
     _drop_privileges(config["uid"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    _try_out(syscall_filter)
     gc.collect()
     gc.freeze()  # a collection in a child must not touch, and so copy, the pages it shares with this process
     base_bytes, scratch = _address_bytes(), config["scratch"]
@@ -65,6 +69,22 @@ def main() -> None:
     _serve(
         control, lambda request, fds: child.become_run(request, fds, main_module, syscall_filter), base_bytes, scratch
     )
+
+
+def _try_out(syscall_filter: SyscallFilter | None) -> None:
+    """Fail now, with a reason, where this kernel lacks what each run will need."""
+    os.close(os.pidfd_open(os.getpid()))
+    if syscall_filter is not None:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                syscall_filter.load()
+                status = 0
+            finally:
+                os._exit(status)
+        if os.waitpid(pid, 0)[1]:
+            sys.exit("the kernel refuses the seccomp filter")
 
 
 def _import(names: Sequence[str]) -> None:
