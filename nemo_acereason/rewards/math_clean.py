@@ -103,7 +103,8 @@ _REALS_EXCEPT = re.compile(
     r"(?i)(?:x is |x can be )?(?:all|any) reals?(?: numbers?)?(?: x)?,? (?:except|but|other than)(?: for)? "
     r"(?:x ?(?:=|\\n?eq?) ?)?([^a-z]+)"
 )
-_EDGE = " \t\r\n,;:~"
+_HALF_OPEN = re.compile(r"\[([^\[\]]*,[^\[\]]*)\[")
+_EDGE = ' \t\r\n,;:~"'
 _FINAL_STOP = re.compile(r"(?<!\.)\.\s*\Z")
 _SPACED_THOUSANDS = re.compile(r"-?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _LEADING_SPACE = ("\\,", "\\;", "\\ ", "\\:")
@@ -128,6 +129,8 @@ def clean(text: str) -> str:
         text = text.replace(" ", "")
     if "\\" in text or "$" in text or "{.}" in text or text.startswith("_"):
         text = _clean_latex(text)
+    if text.endswith("[") and (half_open := _HALF_OPEN.fullmatch(text.strip())):
+        text = f"[{half_open[1]})"
     if "^" in text:
         text = _LETTER_O_DEGREE.sub(r"^\\circ", text)
     text = _FINAL_STOP.sub("", text.strip(_EDGE)).strip(_EDGE)

@@ -510,6 +510,8 @@ def _same_measured(gold: Node, answer: Node) -> bool:
         if factor == 1:
             return _same(gold.value, answer.value)
         return _is_scalar(gold.value) and _same(gold.value, Op("mul", (Number(factor), answer.value)))
+    if isinstance(_bare(gold), Ratio) is not isinstance(_bare(answer), Ratio):
+        return False
     if isinstance(gold, Measured):
         return _same(gold.value, answer) or _same_converted(answer, gold, is_gold=True)
     assert isinstance(answer, Measured)
@@ -550,7 +552,7 @@ def _same_ratios(gold: Node, answer: Node) -> bool:
     if isinstance(gold, Ratio) and isinstance(answer, Ratio):
         if len(gold.parts) != len(answer.parts):
             return False
-        if _is_clock(gold) or _is_clock(answer):
+        if _is_clock(gold):
             return _same_rows(gold.parts, answer.parts)
         return all(
             same_scalar(Op("mul", (gold.parts[0], other)), Op("mul", (answer.parts[0], part)))
@@ -561,7 +563,7 @@ def _same_ratios(gold: Node, answer: Node) -> bool:
     if len(ratio.parts) != 2 or not _is_scalar(other):
         return False
     quotient = Op("div", (ratio.parts[0], ratio.parts[1]))
-    if _is_clock(ratio):
+    if ratio is gold and _is_clock(ratio):
         return other == quotient
     return same_scalar(quotient, other)
 

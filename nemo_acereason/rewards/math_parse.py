@@ -950,7 +950,7 @@ def _inside_text(inner: str, is_plain: bool) -> Node:
 
 def _mark_units(text: str) -> str:
     """Put plain unit words at the end into ``\\text``."""
-    if not (text[-1].isalpha() or text[-1] in ".3}2"):
+    if not (text[-1].isalpha() or text[-1] in ".}23"):
         return text
     if "\\mathrm" in text or "\\operatorname" in text:
         text = _UPRIGHT_UNIT.sub(r"\\text{\g<unit>}", _UPRIGHT.sub(_upright_text, text))
@@ -965,4 +965,5 @@ def _mark_units(text: str) -> str:
 
 def _upright_text(found: re.Match[str]) -> str:
     word = found["words"].strip().replace("{", "").replace("}", "")
-    return found.group() if word in FUNCTION_WORDS or word in PLAIN_WORDS else f"\\text{{{word}}}"
+    is_known = word in FUNCTION_WORDS or (word in PLAIN_WORDS and word != "in")
+    return found.group() if is_known else f"\\text{{{word}}}"

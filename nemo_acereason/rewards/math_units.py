@@ -74,7 +74,7 @@ _SIZES: dict[str, tuple[str, Fraction]] = {
 _SPELLINGS = {"p.m.": "pm", "a.m.": "am", "p.m": "pm", "a.m": "am", "mph": "mile/hour", "kmh": "kilometer/hour"}
 _SPELLINGS |= {"kph": "kilometer/hour"}
 _SPELLED = re.compile("|".join(re.escape(spelling) for spelling in _SPELLINGS))
-_DROPPED = frozenset(["of", "in", "the", "a", "an", "approximately", "about", "total"])
+_DROPPED = frozenset(["of", "the", "a", "an", "approximately", "about", "total"])
 
 
 def scale_words(unit: str) -> tuple[int, str]:
@@ -117,10 +117,10 @@ def canonical(unit: str) -> tuple[tuple[str, int], ...]:
 def same_unit_factor(gold: str, answer: str) -> Fraction | None:
     """How many of the gold's unit one of the answer's is; 1 for the same unit, None for units that do not compare.
 
-    ``units`` stands for whichever unit the other has.
+    ``units`` stands for whichever unit the other has, ``square units`` for any square of one.
     """
     first, second = canonical(gold), canonical(answer)
-    if first == second or "unit" in dict(first) or "unit" in dict(second):
+    if first == second or _is_generic(first, second) or _is_generic(second, first):
         return Fraction(1)
     kinds = [
         sorted((_SIZES.get(name, (name, Fraction(1)))[0], power) for name, power in unit) for unit in (first, second)
@@ -128,6 +128,12 @@ def same_unit_factor(gold: str, answer: str) -> Fraction | None:
     if kinds[0] != kinds[1]:
         return None
     return _size(second) / _size(first)
+
+
+def _is_generic(unit: tuple[tuple[str, int], ...], other: tuple[tuple[str, int], ...]) -> bool:
+    if len(unit) != 1 or len(other) != 1 or unit[0][0] != "unit":
+        return False
+    return unit[0][1] == other[0][1] and other[0][0] not in ("%", "degree", "radian")
 
 
 def _size(unit: tuple[tuple[str, int], ...]) -> Fraction:

@@ -32,7 +32,7 @@ def mistakes(name: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", ["labelled.jsonl", "labelled_2.jsonl", "labelled_3.jsonl"])
+@pytest.mark.parametrize("name", ["labelled.jsonl", "labelled_2.jsonl", "labelled_3.jsonl", "labelled_4.jsonl"])
 def test_every_labelled_case_is_judged_as_labelled(name: str) -> None:
     assert mistakes(name) == []
 
