@@ -29,7 +29,7 @@ def recipe() -> Plan:
     return Plan(
         name="tiny_cpu",
         description="a 2 M-parameter model from nothing: SFT, then on-policy GRPO on sums of growing length",
-        model=ModelConfig(hf_config=shipped_conf("model/tiny_qwen2"), tokenizer="bytes"),
+        model=ModelConfig(hf_config=shipped_conf("model/tiny_qwen2"), tokenizer="bytes", initializer_range=0.06),
         prompt=PromptFormat(template="plain", user_suffix="=\n", response_prefix="<think>\n"),
         trainer=TrainerConfig(tensor_parallel=2, dtype="float32", row_tokens=256, rows_per_microbatch=8),
         rollout=RolloutConfig(max_num_seqs=256, kv_cache_gib=0.5),
@@ -41,9 +41,11 @@ def recipe() -> Plan:
         stages={
             "sft": SftStage(
                 data=toy("worked_problems", count=20000, min_terms=2, max_terms=6, slip_rate=SLIP_RATE),
-                optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=10, min_learning_rate=1e-4),
-                num_steps=150,
-                sequences_per_step=128,
+                optimizer=OptimizerConfig(
+                    learning_rate=3e-3, schedule="cosine", warmup_steps=20, min_learning_rate=1e-4
+                ),
+                num_steps=400,
+                sequences_per_step=32,
                 max_prompt_tokens=32,
                 max_response_tokens=96,
             ),

@@ -5,6 +5,8 @@ Shapes: ``T`` packed tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from nemo_acereason.errors import ShapeError
@@ -33,7 +35,8 @@ def on_policy_loss(
     Source: AceReason arXiv:2505.16400 eq. 3-4; k3: http://joschu.net/blog/kl-approx.html
     """
     if not logp_T.shape == entropy_T.shape == row.weight_T.shape:
-        raise ShapeError(f"logp {tuple(logp_T.shape)}, entropy {tuple(entropy_T.shape)}, row {tuple(row.weight_T.shape)}")
+        shapes = [tuple(tensor.shape) for tensor in (logp_T, entropy_T, row.weight_T)]
+        raise ShapeError(f"logp, entropy and row have shapes {shapes}; want one and the same")
     loss = -(row.weight_T * row.advantage_T * logp_T).sum()
     mask_T = row.mask_T
     with torch.no_grad():
@@ -51,7 +54,7 @@ def on_policy_loss(
     return loss, metrics
 
 
-def mismatch_metrics(sums: dict[str, float]) -> dict[str, float]:
+def mismatch_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     """Turn a step's sums from :func:`on_policy_loss` into the per-token metrics that are reported."""
     num_tokens = max(sums["num_tokens"], 1.0)
     return {

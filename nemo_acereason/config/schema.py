@@ -53,11 +53,15 @@ class DataConfig:
 
     source: str = setting(
         "",
-        "a .json, .jsonl or .parquet file, `hf:NAME` for a Hugging Face data set, or `module:function` that yields rows",
+        "a .json, .jsonl or .parquet file, `hf:NAME` for a Hugging Face data set, or `module:function` giving rows",
     )
     split: str = setting("train", "split of a Hugging Face data set")
-    options: dict[str, Any] = setting(factory=dict, help="keyword arguments of a `module:function` source, or of `datasets.load_dataset` for `hf:`")
-    transform: str = setting("", "`module:function` from row to row, for sets that need more than renamed columns; see data/transforms.py")
+    options: dict[str, Any] = setting(
+        factory=dict, help="keyword arguments of a `module:function` source, or of `datasets.load_dataset` for `hf:`"
+    )
+    transform: str = setting(
+        "", "`module:function` from row to row, for sets that need more than renamed columns; see data/transforms.py"
+    )
     problem: str = setting("problem", "column with the problem's text")
     reference: str = setting("answer", "column with what the reward compares with")
     response: str = setting("response", "column with the worked response (SFT only)")

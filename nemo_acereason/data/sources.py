@@ -117,8 +117,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
@@ -128,7 +128,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _hugging_face_rows(config: DataConfig) -> Iterator[tuple[str, Any]]:
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     name = config.source.removeprefix("hf:")
     try:

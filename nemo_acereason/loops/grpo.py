@@ -1,4 +1,4 @@
-"""Strictly on-policy GRPO: a rollout batch, one optimizer step, a refit. A variant is another function beside this one."""
+"""Strictly on-policy GRPO: a rollout batch, one optimizer step, a refit. A variant is another function beside it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def check_mismatch(stage: str, metrics: StepMetrics, guards: GuardConfig) -> Non
     for name, bound in (("logp_error_mean", guards.mean_logp_error), ("logp_error_max", guards.max_logp_error)):
         if bound and not errors[name] <= bound:  # written so that NaN stops too
             raise MismatchError(
-                f"step {metrics.step} of stage {stage}: sampler and trainer disagree, {name} = {errors[name]:.3g} nats, "
-                f"want at most {bound:g}; the engine may hold old or wrong weights, or another precision. Nothing was "
-                f"learned from this step; raise stages.{stage}.guards only if the size is expected"
+                f"step {metrics.step} of stage {stage}: sampler and trainer disagree, {name} = "
+                f"{errors[name]:.3g} nats, want at most {bound:g}; the engine may hold old or wrong weights, or "
+                f"another precision. Nothing was learned from this step; raise stages.{stage}.guards only if the size is expected"
             )

@@ -713,7 +713,7 @@ def _is_beyond_grammar(text: str) -> bool:
 
 def _ask_math_verify(gold: str, answer: str) -> Comparison:
     """Sums, integrals and the like, by math-verify; its plain-expression parser, which evaluates text, is left out."""
-    import math_verify  # type: ignore[import-untyped]  # heavy, and needed by few answers
+    import math_verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of the limits that are ours to set
     config = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]

@@ -69,7 +69,7 @@ class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInit, SharedMe
         slots = [Slot(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in update_info.tensors]
         tensors = tensor_views(map_file(update_info.path, update_info.num_bytes, writable=False), slots)
         with torch.no_grad():
-            load: Callable[[Iterable[tuple[str, torch.Tensor]]], set[str]] = self.model.load_weights  # type: ignore[assignment]
+            load: Callable[[Iterable[tuple[str, torch.Tensor]]], set[str]] = self.model.load_weights
             loaded = load(tensors.items())
         missed = sorted(self._wanted - set(loaded))
         if missed:
@@ -79,7 +79,7 @@ class SharedMemoryTransferEngine(WeightTransferEngine[SharedMemoryInit, SharedMe
 
     def finish_weight_update(self) -> None:
         """Prepack or otherwise process what was loaded, and put it where the running engine reads it."""
-        finalize_layerwise_reload(self.model, self.model_config)  # type: ignore[no-untyped-call]
+        finalize_layerwise_reload(self.model, self.model_config)
         _repack_tied_output(self.model)
 
     def shutdown(self) -> None:

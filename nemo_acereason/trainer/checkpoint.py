@@ -16,7 +16,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedStateDict
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.parallel_state import get_data_parallel_group
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_acereason.errors import CheckpointError
 from nemo_acereason.trainer.checkpoint_writer import write_in_process

@@ -29,7 +29,7 @@ class _InProcessWriter(FileSystemWriterAsync):  # type: ignore[misc] # megatron 
         transforms: Any, _: bool, __: int, buckets: list[Any], all_results: queue.Queue[Any]
     ) -> None:
         """Write bucket after bucket; leave the results, or the first exception, as Megatron's version does."""
-        outcome: dict[int, Any] | Exception = {}
+        outcome: dict[int, Any] = {}
         for number, bucket in enumerate(buckets):
             results: queue.Queue[Any] = queue.Queue()
             pending: queue.Queue[int] = queue.Queue()
@@ -37,7 +37,7 @@ class _InProcessWriter(FileSystemWriterAsync):  # type: ignore[misc] # megatron 
             FileSystemWriterAsync.write_preloaded_data(transforms, number, bucket, results, pending, use_fsync=True)
             _, written = results.get()
             if isinstance(written, Exception):
-                outcome = written
-                break
+                all_results.put(written)
+                return
             outcome[number] = written
         all_results.put(outcome)

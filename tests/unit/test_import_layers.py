@@ -19,7 +19,12 @@ ROWS = [
 ]
 SIBLINGS_MEET = {0, 6}
 """Rows whose members build on each other: the contracts, and the wiring."""
-ENGINES = {"megatron": {"trainer"}, "transformer_engine": {"trainer"}, "vllm": {"rollout"}, "nemo_run": {"launch", "recipes"}}
+ENGINES = {
+    "megatron": {"trainer"},
+    "transformer_engine": {"trainer"},
+    "vllm": {"rollout"},
+    "nemo_run": {"launch", "recipes"},
+}
 NOT_IN_ROW = {0: {"torch", "numpy", "transformers"}, 1: {"torch.distributed"}}
 
 

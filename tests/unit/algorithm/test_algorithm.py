@@ -78,7 +78,9 @@ class TestTrainSamples:
 
     def test_infrastructure_fault_is_in_neither(self) -> None:
         group = scored_group([1, 1, 1], [Verdict.CORRECT, Verdict.WRONG, Verdict.INFRASTRUCTURE])
-        samples = train_samples([group], advantage=group_normalized, token_weight=step_token_mean, overlong_filter=False)
+        samples = train_samples(
+            [group], advantage=group_normalized, token_weight=step_token_mean, overlong_filter=False
+        )
         assert [sample.weights[0] for sample in samples] == [0.5, 0.5, 0.0]
         assert samples[0].token_ids == (7, 8, 0)
 

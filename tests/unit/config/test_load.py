@@ -1,4 +1,4 @@
-"""Plans from recipe, YAML and command line: what is right is typed, what is wrong is one line that says what is right."""
+"""Plans from recipe, YAML and command line: the right is typed, the wrong is one line that says what is right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def plan() -> Plan:
     return Plan(
         name="example",
         model=ModelConfig(path="model"),
-        stages={"cold": SftStage(data=DataConfig(source="a.jsonl")), "math": GrpoStage(data=DataConfig(source="b.jsonl"))},
+        stages={
+            "cold": SftStage(data=DataConfig(source="a.jsonl")),
+            "math": GrpoStage(data=DataConfig(source="b.jsonl")),
+        },
         evaluations={"held_out": EvalConfig(data=DataConfig(source="c.jsonl"))},
     )
 
@@ -112,7 +115,9 @@ def test_broken_yaml_recipes_are_named(tmp_path: Path, text: str, message: str) 
 
 def test_python_recipe_is_loaded_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
-    file.write_text("from nemo_acereason.config.load import load_plan\n\ndef recipe():\n    return load_plan('tiny_cpu')\n")
+    file.write_text(
+        "from nemo_acereason.config.load import load_plan\n\ndef recipe():\n    return load_plan('tiny_cpu')\n"
+    )
     assert load_plan(str(file), ["seed=5"]).seed == 5
     with pytest.raises(ConfigError, match="no such file"):
         load_plan(str(tmp_path / "missing.py"))

@@ -27,7 +27,9 @@ def test_rope_is_read_from_either_place() -> None:
     five = model_arch({**QWEN25_7B, "rope_parameters": {"rope_theta": 5e5, **llama3}})
     assert four.rope_theta == five.rope_theta == 5e5
     assert four.rope_scaling == five.rope_scaling == llama3
-    assert model_arch({**QWEN25_7B, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}).rope_scaling is None
+    assert (
+        model_arch({**QWEN25_7B, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}).rope_scaling is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_what_cannot_be_trained_is_refused(change: dict[str, object], message: s
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no config.json there"):
+    with pytest.raises(ConfigError, match=r"no config\.json there"):
         read_model_arch(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="is not JSON"):
