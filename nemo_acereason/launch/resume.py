@@ -61,7 +61,7 @@ class CheckpointStore:
                         _sync(file)
                 _sync(partial)
                 if final.exists():  # the same step again: a stage that ends on the step its last checkpoint was of
-                    shutil.rmtree(final)
+                    _remove(final)
                 partial.rename(final)
                 _sync(self._directory)
             except OSError as error:
@@ -78,10 +78,11 @@ class CheckpointStore:
         return (found[-1], read_state(found[-1])) if found else None
 
     def _drop_old(self) -> None:
-        found = whole_checkpoints(self._directory)
-        for directory in found[: -self._config.keep_last]:
+        for left_over in self._directory.glob("*.removed"):
+            shutil.rmtree(left_over)
+        for directory in whole_checkpoints(self._directory)[: -self._config.keep_last]:
             if not read_state(directory)["is_stage_end"]:
-                shutil.rmtree(directory)
+                _remove(directory)
 
 
 def whole_checkpoints(directory: Path) -> list[Path]:
@@ -114,6 +115,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{checkpoint}: no readable state.json; want RUN/checkpoints/step_N of a run") from None
     assert isinstance(state, dict)
     return state
+
+
+def _remove(checkpoint: Path) -> None:
+    """The name goes first: what still has it is whole, also when a kill cuts the removal short."""
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.removed")))
 
 
 def _sync(path: Path) -> None:

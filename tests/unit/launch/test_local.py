@@ -1,0 +1,128 @@
+"""Ranks as processes of this machine: one reason told, no process left, whoever dies first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_acereason.launch import local
+from nemo_acereason.launch.local import RankFailure, run_ranks
+
+RANK = """
+import json, os, signal, sys, time
+from pathlib import Path
+run_dir, rank = Path(sys.argv[1]), os.environ["RANK"]
+(run_dir / f"pid_{rank}").write_text(str(os.getpid()))
+def report(message, status, is_known):
+    error = {"message": message, "exit_status": status, "is_known": is_known}
+    (run_dir / "logs" / f"error_{rank}.json").write_text(json.dumps(error))
+    os._exit(status)
+"""
+
+
+@pytest.fixture
+def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes ``RUN/rank.py`` the program of every rank instead of the trainer; it defines ``run_dir``, ``rank``."""
+    popen = subprocess.Popen
+
+    def run_script(command: list[str], **settings: object) -> object:
+        assert command[1:3] == ["-m", "nemo_acereason.launch.rank"]
+        return popen([command[0], str(tmp_path / "rank.py"), *command[3:]], **settings)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(local.subprocess, "Popen", run_script)
+    monkeypatch.setattr(local, "GRACE_S", 1.0)
+    return tmp_path
+
+
+def script(run_dir: Path, text: str) -> None:
+    (run_dir / "rank.py").write_text(RANK + textwrap.dedent(text))
+
+
+def is_alive(run_dir: Path, rank: int) -> bool:
+    return Path(f"/proc/{(run_dir / f'pid_{rank}').read_text()}").exists()
+
+
+def test_ranks_that_end_well_are_no_failure(ranks: Path) -> None:
+    script(ranks, "assert os.environ['WORLD_SIZE'] == '2'\nsys.stderr.write(f'rank {rank} was here')")
+    run_ranks(ranks, 2)
+    assert (ranks / "logs" / "rank_1.log").read_text() == "rank 1 was here"
+
+
+def test_what_a_rank_reports_is_the_reason_and_the_others_are_ended(ranks: Path) -> None:
+    script(ranks, "time.sleep(60) if rank == '0' else report('step 3: too far apart', 3, True)")
+    with pytest.raises(RankFailure, match=r"^step 3: too far apart$") as caught:
+        run_ranks(ranks, 2)
+    assert caught.value.exit_status == 3
+    assert not is_alive(ranks, 0)
+
+
+def test_a_killed_rank_is_the_reason_and_not_what_the_others_make_of_it(ranks: Path) -> None:
+    script(
+        ranks,
+        """
+        if rank == '1':
+            os.kill(os.getpid(), signal.SIGKILL)
+        while Path(f"/proc/{(run_dir / 'pid_1').read_text() if (run_dir / 'pid_1').exists() else 'self'}/fd").exists():
+            time.sleep(0.01)
+        report('RuntimeError: Connection closed by peer', 1, False)
+        """,
+    )
+    with pytest.raises(RankFailure, match=r"^rank 1 was killed by SIGKILL \(out of memory\?\); start again to go on"):
+        run_ranks(ranks, 2)
+
+
+def test_an_unforeseen_error_names_the_log(ranks: Path) -> None:
+    script(ranks, "report('ZeroDivisionError: division by zero', 1, False)")
+    with pytest.raises(RankFailure, match=r"rank 0: ZeroDivisionError: division by zero; traceback in .*/rank_0.log"):
+        run_ranks(ranks, 1)
+
+
+def test_a_silent_end_names_status_and_log(ranks: Path) -> None:
+    script(ranks, "os._exit(7)")
+    with pytest.raises(RankFailure, match=r"rank 0 ended with status 7; see .*rank_0.log"):
+        run_ranks(ranks, 1)
+
+
+def test_reports_of_an_earlier_start_are_forgotten(ranks: Path) -> None:
+    (ranks / "logs").mkdir()
+    (ranks / "logs" / "error_0.json").write_text('{"message": "old", "exit_status": 3, "is_known": true}')
+    script(ranks, "os._exit(7)")
+    with pytest.raises(RankFailure, match="status 7"):
+        run_ranks(ranks, 1)
+
+
+def test_interrupt_ends_every_rank(ranks: Path) -> None:
+    script(ranks, "os.kill(os.getppid(), signal.SIGTERM) if rank == '1' else None\ntime.sleep(60)")
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        run_ranks(ranks, 2)
+    assert not is_alive(ranks, 1)
+
+
+def test_a_process_dies_with_its_parent(tmp_path: Path) -> None:
+    child = "import os, sys, time; from nemo_acereason.sandbox.lifetime import die_with_parent; "
+    child += "die_with_parent(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(60)"
+    parent = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, str(os.getpid())])"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout is not None
+    child_pid = int(process.stdout.readline())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdout.read() == "", "the pipe closes when the child is gone"
+    process.stdout.close()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{child_pid}/exe").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{child_pid}/exe").exists()
+
+
+def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
+    code = "from nemo_acereason.sandbox.lifetime import die_with_parent; die_with_parent(1 << 22); print('alive')"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (answer.returncode, answer.stdout) == (1, "")
