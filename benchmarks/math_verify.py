@@ -30,6 +30,9 @@ from nemo_acereason.config.schema import RewardConfig  # noqa: E402
 from nemo_acereason.records import Prompt, Sample, Verdict  # noqa: E402
 from nemo_acereason.sandbox.pool import RewardPool  # noqa: E402
 
+LEFT_OUT = ("dollars around", "full stop")
+"""Rules that models seldom follow and that math-verify fails throughout: they would only flatter us."""
+
 
 def labelled_responses(file: Path, num_rows: int) -> list[tuple[str, str, bool]]:
     """``(gold, response, is_correct)``, drawn with a fixed seed, half of them right."""
@@ -38,7 +41,7 @@ def labelled_responses(file: Path, num_rows: int) -> list[tuple[str, str, bool]]
     chance.shuffle(rows)
     made = []
     for row in rows[:num_rows]:
-        cases = [case for case in rewrites(str(row["answer"])) if case.rule != "dollars around"]
+        cases = [case for case in rewrites(str(row["answer"])) if case.rule not in LEFT_OUT]
         wanted = chance.random() < 0.5
         case = chance.choice([case for case in cases if case.is_correct is wanted] or cases)
         working = f"{row['problem']}\n\nSo we compute step by step.\n"
