@@ -1,0 +1,59 @@
+"""Every recipe that ships builds, is checked as a run would check it, and says what it still wants."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from nemo_acereason.config.load import load_plan, plan_yaml, read_plan, recipe_names, save_plan
+from nemo_acereason.config.schema import GrpoStage, SftStage
+from nemo_acereason.errors import ConfigError
+from nemo_acereason.launch.preflight import check_before_start
+
+WANT_MODEL_AND_DATA = {"smollm2_math_cpu"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_is_named_as_its_file_and_described(name: str) -> None:
+    plan = importlib.import_module(f"nemo_acereason.recipes.{name}").recipe()
+    assert plan.name == name
+    assert plan.description
+    assert plan.stages
+
+
+@pytest.mark.parametrize("name", sorted(set(recipe_names()) - WANT_MODEL_AND_DATA))
+def test_recipe_passes_the_checks_before_a_start(name: str) -> None:
+    check_before_start(load_plan(name))
+
+
+@pytest.mark.parametrize("name", sorted(set(recipe_names()) - WANT_MODEL_AND_DATA))
+def test_plan_of_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
+    plan = load_plan(name)
+    save_plan(plan, tmp_path / "plan.yaml")
+    assert read_plan(tmp_path / "plan.yaml") == plan
+    assert plan_yaml(read_plan(tmp_path / "plan.yaml")) == plan_yaml(plan)
+
+
+@pytest.mark.parametrize("name", sorted(WANT_MODEL_AND_DATA))
+def test_recipe_that_wants_a_model_and_data_says_so(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"--model|model\.path"):
+        load_plan(name)
+
+
+def test_tiny_cpu_is_a_cold_start_and_three_math_stages_of_growing_length() -> None:
+    plan = load_plan("tiny_cpu")
+    first, *rest = plan.stages.values()
+    assert isinstance(first, SftStage)
+    assert len(rest) == 3
+    assert all(isinstance(stage, GrpoStage) for stage in rest)
+    lengths = [stage.max_response_tokens for stage in rest]
+    assert lengths == sorted(set(lengths))
+    terms = [(stage.data.options["min_terms"], stage.data.options["max_terms"]) for stage in rest]
+    assert terms == sorted(set(terms))
+    assert plan.trainer.tensor_parallel == 2
+    assert plan.rollout.engine == "vllm"
+    for stage in rest:
+        assert isinstance(stage, GrpoStage)
+        assert stage.guards.max_logp_error == 1e-4, "asserted in the run, on every step"
