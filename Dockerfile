@@ -5,7 +5,7 @@ FROM ${BASE}
 
 # the sandbox for model-written programs
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends bubblewrap \
+    && apt-get install -y --no-install-recommends bubblewrap libseccomp2 \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/nemo_acereason

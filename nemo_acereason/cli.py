@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import sys
 from pathlib import Path
@@ -23,7 +24,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+sandbox = typer.Typer(help="How model-written programs are held.", no_args_is_help=True)
+app.add_typer(sandbox, name="sandbox")
+
 INTERRUPTED = 130
+
+
+class Kind(enum.Enum):
+    """Which verifier judges a file."""
+
+    MATH = "math"
+    CODE = "code"
+
 
 Recipe = Annotated[str, typer.Argument(help="A shipped recipe, a .py file with recipe(), or a .yaml file with `base`.")]
 Settings = Annotated[
@@ -96,6 +108,35 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> N
 
     write_summary(run_dir)
     print(f"wrote {write_report(run_dir)}")
+
+
+@app.command()
+def verify(
+    kind: Annotated[Kind, typer.Argument(help="What the rows hold.")],
+    source: Annotated[Path, typer.Option("--input", help="Rows to judge: JSON lines.")],
+    target: Annotated[Path, typer.Option("--output", help="Verdicts, a row per input row, in the same order.")],
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Judging processes.")] = 2,
+    as_report: Annotated[
+        bool, typer.Option("--report", help="Print counts, and error rates of labelled rows.")
+    ] = False,
+) -> None:
+    """Judge responses with the verifiers that training uses."""
+    from nemo_acereason.evaluation.verify import verify_file
+
+    summary = verify_file(kind.value, source, target, workers, as_report)
+    for line, problem in [] if as_report else summary.bad_rows:
+        print(f"{source} line {line}: {problem}", file=sys.stderr)
+
+
+@sandbox.command()
+def doctor(
+    isolation: Annotated[str, typer.Option("--isolation", help="As a recipe would ask for it.")] = "auto",
+) -> None:
+    """Show what this machine offers for holding model-written programs, and try what it holds back."""
+    from nemo_acereason.sandbox.doctor import doctor as findings
+
+    for finding in findings(isolation):
+        print(f"{'ok  ' if finding.is_good else 'BAD '} {finding.name}: {finding.detail}")
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def recipe() -> Plan:
         model=ModelConfig(hf_config=shipped_conf("model/tiny_qwen2"), tokenizer="bytes", initializer_range=0.06),
         prompt=PromptFormat(template="plain", user_suffix="=\n", response_prefix="<think>\n"),
         trainer=TrainerConfig(tensor_parallel=2, dtype="float32", row_tokens=256, rows_per_microbatch=8),
-        rollout=RolloutConfig(max_num_seqs=256, kv_cache_gib=0.5),
+        rollout=RolloutConfig(max_num_seqs=256, kv_cache_gib=0.25, num_threads=1),
         evaluations={
             "heldout_sums": EvalConfig(
                 data=toy(count=96, split="heldout", min_terms=2, max_terms=6), num_samples=8, temperature=1.0, top_p=1.0

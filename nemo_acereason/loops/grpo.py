@@ -80,5 +80,6 @@ def check_mismatch(stage: str, metrics: StepMetrics, guards: GuardConfig) -> Non
             raise MismatchError(
                 f"step {metrics.step} of stage {stage}: sampler and trainer disagree, {name} = "
                 f"{errors[name]:.3g} nats, want at most {bound:g}; the engine may hold old or wrong weights, or "
-                f"another precision. Nothing was learned from this step; raise stages.{stage}.guards only if the size is expected"
+                f"another precision. Nothing was learned from this step; raise stages.{stage}.guards only if the size "
+                "is expected"
             )
