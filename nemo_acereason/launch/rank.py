@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -79,7 +79,7 @@ def run_rank(run_dir: Path) -> None:
             link.close()
             if leader:
                 leader.close()
-    dist.destroy_process_group()
+    dist.barrier()
 
 
 def build_trainer(plan: Plan, model_dir: Path) -> MegatronTrainer:
@@ -120,7 +120,7 @@ def start_leader(
     return Leader(engine, scorer, log, progress, record_evaluation)
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Exit status: that of the error's class, 1 for what nobody foresaw; the message waits in ``RUN/logs`` as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
@@ -140,10 +140,14 @@ def main() -> int:
             status, report = 1, {"message": f"{type(error).__name__}: {error}", "is_known": False}
         report["exit_status"] = status
         (run_dir / "logs" / f"error_{rank}.json").write_text(json.dumps(report))
-        sys.stderr.flush()
-        os._exit(status)  # a broken process group would make interpreter shutdown wait for the other ranks
-    return 0
+    else:
+        status = 0
+    # Leave without the interpreter's teardown: a broken process group would make it wait for the other ranks, and
+    # gloo's threads sometimes abort it even after a run that went well ("terminate called without an active exception").
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
