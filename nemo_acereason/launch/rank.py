@@ -143,7 +143,7 @@ def main() -> NoReturn:
     else:
         status = 0
     # Leave without the interpreter's teardown: a broken process group would make it wait for the other ranks, and
-    # gloo's threads sometimes abort it even after a run that went well ("terminate called without an active exception").
+    # gloo's threads sometimes abort it after a run that went well ("terminate called without an active exception").
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
