@@ -19,7 +19,7 @@ lint: $(VENV)/.ready
 test-gpu:
 	python3 -m pytest tests/gpu -m gpu
 
-$(VENV)/.ready: scripts/setup_env.sh requirements/cpu.txt pyproject.toml
+$(VENV)/.ready: scripts/setup_env.sh scripts/python_env.sh requirements/cpu.txt pyproject.toml
 	bash scripts/setup_env.sh $(VENV)
 
 clean:

@@ -1,7 +1,8 @@
-"""The whole loop on a laptop CPU in minutes: SFT cold start on a teacher that errs, then three math stages.
+"""The whole loop on a laptop CPU in minutes: SFT cold start on a teacher in haste, then three math stages.
 
-The teacher's worked sums slip now and then, so the cold start learns the form and the slips; the reward sees right
-answers only, and on-policy RL removes the slips. Real Megatron-core at TP 2, real vLLM, real verifier.
+The teacher works sums line by line but often stops before the end and boxes the total so far. The cold start learns the
+form, the sums and the haste; the reward sees right answers only, and on-policy RL learns to think to the end: accuracy
+and response length rise together. Real Megatron-core at TP 2, real vLLM, real verifier.
 All numbers are ours, chosen for a 2-core machine.
 """
 
@@ -21,7 +22,7 @@ from nemo_acereason.config.schema import (
     TrainerConfig,
 )
 
-SLIP_RATE = 0.15
+HASTE_RATE = 0.3
 
 
 def recipe() -> Plan:
@@ -35,12 +36,12 @@ def recipe() -> Plan:
         rollout=RolloutConfig(max_num_seqs=256, kv_cache_gib=0.25, num_threads=1),
         evaluations={
             "heldout_sums": EvalConfig(
-                data=toy(count=96, split="heldout", min_terms=2, max_terms=6), num_samples=8, temperature=1.0, top_p=1.0
+                data=toy(count=64, split="heldout", min_terms=2, max_terms=6), num_samples=8, temperature=1.0, top_p=1.0
             )
         },
         stages={
             "sft": SftStage(
-                data=toy("worked_problems", count=20000, min_terms=2, max_terms=6, slip_rate=SLIP_RATE),
+                data=toy("worked_problems", count=20000, min_terms=2, max_terms=6, haste_rate=HASTE_RATE),
                 optimizer=OptimizerConfig(
                     learning_rate=3e-3, schedule="cosine", warmup_steps=20, min_learning_rate=1e-4
                 ),
@@ -61,7 +62,7 @@ def math_stage(*, min_terms: int, max_terms: int, max_response_tokens: int, num_
     """One RL stage: problems of ``min_terms`` to ``max_terms`` numbers."""
     return GrpoStage(
         data=toy(count=4000, min_terms=min_terms, max_terms=max_terms),
-        optimizer=OptimizerConfig(learning_rate=3e-4),
+        optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=3),
         num_steps=num_steps,
         prompts_per_step=32,
         num_samples=8,

@@ -56,13 +56,14 @@ def worked_problems(
     max_terms: int = 4,
     digits: int = 1,
     split: str = "train",
-    slip_rate: float = 0.0,
+    haste_rate: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """As :func:`problems`, with a worked ``response``.
 
     Args:
-        slip_rate: chance that a line's result is off by one, carried on to the end as a person would: a teacher that
-            errs, so that a model taught by it has something left to learn from a reward. ``answer`` stays right.
+        haste_rate: chance, after each line but the last, that the work stops there and the running total is given
+            for the answer: a teacher in haste, so that a model taught by it has something left to learn from a
+            reward, and that is to think longer. ``answer`` stays right.
     """
     if split not in ("train", "heldout"):
         raise DataError(f"toy_math split={split!r}: want 'train' or 'heldout'")
@@ -87,7 +88,7 @@ def worked_problems(
             "id": f"toy-{split}-{seed}-{len(seen) - 1}",
             "problem": problem,
             "answer": str(sum(terms)),
-            "response": _worked_response(terms, rng, slip_rate),
+            "response": _worked_response(terms, rng, haste_rate),
         }
 
 
@@ -105,13 +106,12 @@ def _draw_terms(rng: random.Random, num_terms: int, largest: int) -> list[int]:
     return terms
 
 
-def _worked_response(terms: list[int], rng: random.Random, slip_rate: float) -> str:
+def _worked_response(terms: list[int], rng: random.Random, haste_rate: float) -> str:
     total, lines = terms[0], []
     for term in terms[1:]:
-        result = total + term
-        if rng.random() < slip_rate:
-            result = result + 1 if result == 0 else result + rng.choice((-1, 1))
-        lines.append(f"{total}{term:+d}={result}")
-        total = result
+        if lines and rng.random() < haste_rate:
+            break
+        lines.append(f"{total}{term:+d}={total + term}")
+        total += term
     steps = "\n".join(lines)
     return f"<think>\n{steps}\n</think>\n\\boxed{{{total}}}"

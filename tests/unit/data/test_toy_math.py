@@ -56,13 +56,14 @@ def test_rows_end_when_the_options_allow_no_more_problems() -> None:
     assert len({row["problem"] for row in both}) == len(both) == 81 + 45
 
 
-def test_slips_reach_the_response_but_never_the_answer() -> None:
-    rows = list(worked_problems(count=1000, min_terms=3, max_terms=3, slip_rate=0.2))
-    lines = [line for row in rows for line in row["response"].split("\n")[1:-2]]
-    slips = sum(eval(line.split("=")[0]) != int(line.split("=")[1]) for line in lines)
-    assert 0.15 < slips / len(lines) < 0.25
+def test_haste_cuts_the_work_short_but_never_changes_the_answer() -> None:
+    rows = list(worked_problems(count=1000, min_terms=3, max_terms=3, haste_rate=0.3))
+    num_lines = [len(row["response"].split("\n")[1:-2]) for row in rows]
+    assert 0.25 < num_lines.count(1) / 1000 < 0.35
+    assert num_lines.count(1) + num_lines.count(2) == 1000
     assert all(eval(row["problem"]) == int(row["answer"]) for row in rows)
-    assert all(row["response"].endswith(f"\\boxed{{{row['response'].split('=')[-1].split()[0]}}}") for row in rows)
+    for row, lines in zip(rows, num_lines, strict=True):
+        assert (f"boxed{{{row['answer']}}}" in row["response"]) == (lines == 2)
 
 
 @pytest.mark.parametrize(
