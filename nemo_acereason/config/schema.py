@@ -79,6 +79,19 @@ class RewardConfig:
         "nemo_acereason.rewards.math:math_reward", "`module:function`, called as function(prompt, sample, **options)"
     )
     options: dict[str, Any] = setting(factory=dict, help="keyword arguments of the function")
+    timeout_s: float = setting(
+        60.0, "wall time of one sample; programs have limits of their own for each test", above=0.0, unit="s"
+    )
+
+
+@dataclass
+class RewardPoolConfig:
+    """The processes that judge samples while others are drawn."""
+
+    num_workers: int = setting(2, "judging processes", at_least=1)
+    memory_gib: float = setting(
+        4.0, "address space of each; 0: unlimited. Programs have limits of their own", at_least=0.0, unit="GiB"
+    )
 
 
 @dataclass
@@ -241,7 +254,7 @@ class Plan:
     prompt: PromptFormat = field(default_factory=PromptFormat)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    num_reward_workers: int = setting(2, "processes that judge samples while others are drawn", at_least=1)
+    reward_pool: RewardPoolConfig = field(default_factory=RewardPoolConfig)
     evaluations: dict[str, EvalConfig] = setting(factory=dict, help="held-out sets by name")
     stages: dict[str, StageConfig] = setting(factory=dict, help="by name, in the order they run")
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

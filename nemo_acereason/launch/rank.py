@@ -108,7 +108,11 @@ def start_leader(
     rewards = [stage.reward for stage in plan.stages.values() if isinstance(stage, GrpoStage)]
     rewards += [evaluation.config.reward for evaluation in evaluations.values()]
     log = RunLog(run_dir, plan.log, dataclasses.asdict(plan))
-    scorer = RewardPool(rewards[0] if rewards else RewardConfig(), num_workers=plan.num_reward_workers)
+    scorer = RewardPool(
+        rewards[0] if rewards else RewardConfig(),
+        num_workers=plan.reward_pool.num_workers,
+        memory_bytes=int(plan.reward_pool.memory_gib * 2**30),
+    )
     engine = build_engine(
         plan.rollout,
         model_dir=model_dir,

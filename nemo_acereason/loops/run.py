@@ -109,7 +109,7 @@ class Run:
                     f"the engine has the weights of step {self._engine_step}, the trainer is at step "
                     f"{self.trainer.step_count}: a weight update was skipped; start again from the last checkpoint"
                 )
-            scorer.use(reward)
+            scorer.use(reward, timeout_s=reward.timeout_s)
             with self.phases(phase):
                 samples = draw_and_score(engine, scorer, prompts, sampling, seeds)
             with self.phases("reward_wait" if phase == "generate" else phase):
