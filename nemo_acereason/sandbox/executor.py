@@ -148,6 +148,8 @@ class SandboxExecutor:
                 return _raised(message, end["cpu_s"])
             if end["status"] != 0:  # os._exit(0) after printing is an end like any other
                 return _died(end)
+            if end["cpu_s"] > limits.time_limit_s:
+                return _late(limits, end["cpu_s"])
             output = os.pread(printed, size, 0) if size else b""
             return RunResult(output=output.decode("utf-8", "replace"), cpu_s=end["cpu_s"])
         finally:
@@ -299,6 +301,8 @@ class LoadedRun:
                 return self.failed
             if "error" in message:
                 return _raised(message, cpu_s)
+            if cpu_s > self._limits.time_limit_s:
+                return _late(self._limits, cpu_s)
             check(message.get("value"))
             return RunResult(value=message.get("value"), cpu_s=cpu_s)
 
@@ -467,7 +471,18 @@ class Run:
 
     def _wait(self, *, writing: bool = False, channel: bool = True) -> bool:
         """Until the channel can be used (True), or the child ended or hit a limit (False)."""
+        poll = select.poll()
+        if channel:
+            poll.register(self._channel, select.POLLOUT if writing else select.POLLIN)
+        poll.register(self._template, select.POLLIN)
+        patience_s = 0.0  # what is there already counts, however late this process comes to look
         while True:
+            ready = poll.poll(1000 * patience_s)
+            if any(fd == self._channel.fileno() for fd, _ in ready):
+                return True  # first what it said, then how it ended
+            if ready:
+                self._take_end(_GRACE_S)
+                return False
             cpu_left = self._limits.time_limit_s - self.cpu_s
             wall_left = self._limits.wall_s - (time.monotonic() - self._started)
             if wall_left <= 0:
@@ -478,16 +493,7 @@ class Run:
             if wall_left <= 0:
                 self.fail(Verdict.TIMEOUT, f"took {self._limits.wall_s:g} s ({self.cpu_s:.1f} s of CPU)")
                 return False
-            poll = select.poll()
-            if channel:
-                poll.register(self._channel, select.POLLOUT if writing else select.POLLIN)
-            poll.register(self._template, select.POLLIN)
-            ready = poll.poll(1000 * max(0.001, min(cpu_left, wall_left)))
-            if any(fd == self._channel.fileno() for fd, _ in ready):
-                return True  # first what it said, then how it ended
-            if ready:
-                self._take_end(_GRACE_S)
-                return False
+            patience_s = max(0.001, min(cpu_left, wall_left))
 
     def _take_end(self, timeout_s: float) -> None:
         while self._end is None:
@@ -541,6 +547,11 @@ def _message(body: bytes) -> dict[str, Any] | None:
 def _raised(message: Mapping[str, Any], cpu_s: float) -> RunResult:
     verdict = Verdict.MEMORY if message["error"] == "MemoryError" else Verdict.CRASH
     return RunResult(verdict, cpu_s=cpu_s, detail=_one_line(message))
+
+
+def _late(limits: RunLimits, cpu_s: float) -> RunResult:
+    """It ended by itself before this process saw that it was over its limit."""
+    return RunResult(Verdict.TIMEOUT, cpu_s=cpu_s, detail=f"used {cpu_s:.2f} s of CPU of {limits.time_limit_s:g} s")
 
 
 def _one_line(message: Mapping[str, Any]) -> str:

@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nemo_acereason.records import RunLimits
+from nemo_acereason.rewards.code_formats import CodeTests, StdinCase
 from nemo_acereason.sandbox.executor import SandboxExecutor
 from nemo_acereason.sandbox.isolation import own_uid
 from tests.sandbox.hostile import HOSTILE, LIMITS, STDIN, Hostile, judge, judge_hostile
@@ -29,10 +32,9 @@ def executor() -> Iterator[SandboxExecutor]:
 
 
 @pytest.fixture(scope="module")
-def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """Verdicts on all programs, judged by an executor whose user is nobody in particular."""
-    scratch = tmp_path_factory.mktemp("unprivileged")
-    printed = run_unprivileged("tests.sandbox.hostile", "kernel", scratch=scratch, timeout_s=250)
+    printed = run_unprivileged("tests.sandbox.hostile", "kernel", "1", timeout_s=250)
     return json.loads(printed)  # type: ignore[no-any-return]
 
 
@@ -54,6 +56,34 @@ def test_ordinary_user_gets_kernel_isolation_and_honest_programs_pass(unprivileg
     assert (unprivileged["level"], unprivileged["uid"]) == ("kernel", 0)
     assert unprivileged["verdicts"]["honest program"] == ["correct", ""]
     assert unprivileged["verdicts"]["honest function"] == ["correct", ""]
+
+
+def test_without_namespaces_an_ordinary_users_programs_are_held_by_the_filter() -> None:
+    printed = run_unprivileged("tests.sandbox.hostile", "process", "3", timeout_s=250)
+    result = json.loads(printed)
+    assert result["level"] == "process"
+    for hostile in HOSTILE[::3]:
+        verdict, detail = result["verdicts"][hostile.name]
+        assert verdict in hostile.ends.split(), (hostile.name, verdict, detail)
+    assert result["verdicts"]["honest program"] == ["correct", ""]
+
+
+def test_a_crowded_machine_changes_no_verdict() -> None:
+    """Many more programs at once than cores: each waits long for its turn, which is not its fault."""
+    spin = (
+        "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass\nprint(int(input()) * 2)"
+    )
+    limits = RunLimits(time_limit_s=0.8)
+    tests = CodeTests(stdin=(StdinCase("21\n", "42"),))
+
+    def judge_two() -> list[str]:
+        with contextlib.closing(SandboxExecutor("kernel")) as own:
+            return [judge(code, tests, own, limits).verdict.value for code in (spin, "while True: pass")]
+
+    count = 5 * len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(count) as threads:
+        verdicts = [future.result() for future in [threads.submit(judge_two) for _ in range(count)]]
+    assert verdicts == [["correct", "timeout"]] * count
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -7,19 +7,19 @@ import shutil
 import site
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NOBODY = 65534
 
 
-def run_unprivileged(module: str, *arguments: str, scratch: Path, timeout_s: float) -> str:
+def run_unprivileged(module: str, *arguments: str, timeout_s: float) -> str:
     """What ``python -m module`` prints as an ordinary user: nobody when we are root, else who we are.
 
-    Root's interpreter often lies in a home of mode 0700: then it is bound to a place under ``scratch`` first, in a
-    mount namespace of its own.
+    Root's interpreter often lies in a home of mode 0700: it is bound to a place anyone can reach, in a mount namespace
+    of its own. (Not one of pytest's directories: each start of pytest makes their parent private again.)
     """
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -28,20 +28,17 @@ def run_unprivileged(module: str, *arguments: str, scratch: Path, timeout_s: flo
     }
     interpreter = os.path.realpath(sys.executable)
     command = [interpreter, "-m", module, *arguments]
-    if os.geteuid() == 0:
-        for tool in ("setpriv", "unshare"):
-            if shutil.which(tool) is None:
-                pytest.skip(f"{tool} (util-linux) is needed to become another user")
-        place = scratch / "python"
-        place.mkdir(parents=True)
-        for directory in (place, *place.parents):
-            if str(directory).startswith(str(scratch.parents[1])):
-                directory.chmod(0o755)
-        moved = str(place / Path(interpreter).relative_to(os.path.realpath(sys.base_prefix)))
-        script = 'mount --bind "$1" "$2" && shift 2 && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"'
-        command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.base_prefix, str(place), moved, *command[1:]]
-    done = subprocess.run(
-        command, env=environment, cwd="/", capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+    with tempfile.TemporaryDirectory() as place:
+        if os.geteuid() == 0:
+            for tool in ("setpriv", "unshare"):
+                if shutil.which(tool) is None:
+                    pytest.skip(f"{tool} (util-linux) is needed to become another user")
+            os.chmod(place, 0o755)
+            moved = str(Path(place) / Path(interpreter).relative_to(os.path.realpath(sys.base_prefix)))
+            script = 'mount --bind "$1" "$2" && shift 2 && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"'
+            command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.base_prefix, place, moved, *command[1:]]
+        done = subprocess.run(
+            command, env=environment, cwd="/", capture_output=True, text=True, timeout=timeout_s, check=False
+        )
     assert done.returncode == 0, done.stderr
     return done.stdout
