@@ -345,13 +345,13 @@ class Run:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            limits = self._limits
+            limits, level = self._limits, self._template.level
             request = {
                 "mode": self._mode,
                 "cpu_s": limits.time_limit_s * (1000 if self._mode != "stdin" else 2),
                 "memory_bytes": limits.memory_bytes,
                 "output_bytes": limits.output_bytes,
-                "num_processes": MAX_PROCESSES,
+                "num_processes": MAX_PROCESSES if level.counts_processes else 0,
             }
             self._number = self._template.begin(request, [theirs.fileno(), *self._files])
         except BaseException:

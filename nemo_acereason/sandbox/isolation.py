@@ -67,6 +67,14 @@ class Level:
     uid: int
     """User id the template drops to; 0: it stays who it is."""
 
+    @property
+    def counts_processes(self) -> bool:
+        """A process limit would count these runs alone: by user namespace (since Linux 5.14) or by user.
+
+        Else it would count all that the user runs, and an honest program could start no thread.
+        """
+        return self.name == "kernel" or self.uid != 0
+
     def command(self, control_fd: int) -> list[str]:
         """The command that starts a template, to be run with an empty environment."""
         kernel = self.name == "kernel"

@@ -166,7 +166,8 @@ def _limit(request: dict[str, Any]) -> None:
     lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)
     lower(resource.RLIMIT_FSIZE, request["output_bytes"])
     lower(resource.RLIMIT_NOFILE, 64)
-    lower(resource.RLIMIT_NPROC, request["num_processes"])
+    if request["num_processes"]:
+        lower(resource.RLIMIT_NPROC, request["num_processes"])
     lower(resource.RLIMIT_MEMLOCK, 0)
     lower(resource.RLIMIT_MSGQUEUE, 0)
     lower(resource.RLIMIT_AS, request["address_bytes"])
