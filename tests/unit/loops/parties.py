@@ -77,7 +77,7 @@ class Scorer:
     def __init__(self) -> None:
         self._keys: list[tuple[int, int]] = []
 
-    def use(self, reward: Any) -> None: ...
+    def use(self, reward: Any, *, timeout_s: float | None = None) -> None: ...
 
     def submit(self, prompt: Prompt, sample: Sample, key: tuple[int, int]) -> None:
         self._keys.append(key)
