@@ -59,6 +59,8 @@ _UNICODE = {
     "€": "\\text{euro}",
     "¢": "\\text{cent}",
     "£": "\\text{pound}",
+    "₹": "\\text{rupee}",
+    "¥": "\\text{yen}",
     "α": "\\alpha ",
     "β": "\\beta ",
     "γ": "\\gamma ",
@@ -87,10 +89,17 @@ _STYLE_COMMAND = re.compile(r"\\(?:mathit|mathnormal|boldsymbol|bm|pmb|mathcal|m
 _WRAPPERS = (("\\(", "\\)"), ("\\[", "\\]"), ("\\boxed{", "}"), ("\\fbox{", "}"))
 _CONCLUSION = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore|iff|Leftrightarrow)(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,\\!|\\!,|\\!,\\!|,\\!\\!)(?=\d{3}(?!\d))")
+_ORDINAL = r"\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}"
+_ORDINAL_ENDS = tuple(end + brace for end in ("st", "nd", "rd", "th") for brace in ("", "}"))
+_PLAIN_ORDINAL = re.compile(r"(\d+)(?:(?:st|nd|rd|th)|\^\s*\{\s*(?:st|nd|rd|th)\s*\})")
 _REWRITTEN = (
     (re.compile(r"\A(?:\{\})?_\{?(\w+?)\}?\s*([PC])_\{?(\w+?)\}?(?=\s|=|\Z)"), r"\2_{\1,\3}"),
     (re.compile(r"\\not\s*(?:=|\\equiv(?![a-zA-Z]))"), r"\\ne "),
     (re.compile(r"\\mathrm\s*\{([^{}a-zA-Z]+|\([A-J]\)|[A-J])\}"), r"\1"),
+    (re.compile(r"\\pounds(?![a-zA-Z])"), r"\\text{pound}"),
+    (re.compile(r"\\euro(?![a-zA-Z])"), r"\\text{euro}"),
+    (re.compile(rf"(?<=\d)\s*(?:\^\s*\{{\s*{_ORDINAL}\s*\}}|\^?\s*{_ORDINAL})"), ""),
+    (re.compile(r"(?<=\d)\s*\^\s*\{\s*(?:st|nd|rd|th)\s*\}"), ""),
     (re.compile(r"\\(?:checkmark|blacksquare|square|qed)(?![a-zA-Z])"), ""),
     (re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}"), r"\\text{\1/\2}"),
     (re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
@@ -125,6 +134,10 @@ def clean(text: str) -> str:
         text = _UNICODE_RUN.sub(lambda found: _UNICODE[found.group()], text)
         text = unicodedata.normalize("NFKC", text)
     text = text.strip()
+    if text.startswith("**") and text.endswith("**"):
+        text = text[2:-2].strip()
+    if text.endswith(_ORDINAL_ENDS) and (ordinal := _PLAIN_ORDINAL.fullmatch(text)) is not None:
+        text = ordinal[1]
     if _SPACED_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")
     if "\\" in text or "$" in text or "{.}" in text or text.startswith("_"):

@@ -54,6 +54,12 @@ _CHOICE = re.compile(
     r"(?:\\text\{)?\s*\(?\s*(?P<letter>[A-J])\s*(?:[):.]|\\?\})\s*\}?\s*[).:]?\s*"
     r"(?P<rest>[^\s+*/^=<>,&_).:!-].*)?"
 )
+_CLASS_NOUNS = frozenset(["function", "number", "integer", "triangle", "angle", "curve", "sequence"])
+_SECOND_THOUGHT = re.compile(
+    r"(?i:\A(?:(?:or|and|nor)\b|[&/+]|(?:is|was) (?:not|wrong|incorrect|false)\b|isn't\b))"
+    r"|\A[A-J]\Z|(?<![A-Za-z(])\(?[A-J][):]"
+)
+"""After one choice: another, or that it is none. Whoever names two has not chosen."""
 _LETTER_UNIT = re.compile(r"(?<=[\d})])(?:\s|\\[,;: ]|~)+(?P<unit>[mgshLl](?:\^(?:[23]|\{[23]\}))?)\s*\.?\s*\Z")
 """``50 m^2``: a letter that is a unit where the gold answer has no variables."""
 _OPTION = re.compile(
@@ -106,6 +112,8 @@ def _compare_trees(gold: str, answer: str) -> Comparison:
     golds, answers = _readings(gold), _readings(answer)
     if golds and isinstance(golds[0], Text) and fold_words(clean(answer)) == golds[0].words:
         return Comparison.SAME
+    if golds and isinstance(golds[0], Based) and _undressed(clean(answer)).upper() == golds[0].digits:
+        return Comparison.SAME  # A5 for A5_{11}: else a product
     if golds:
         answers += _choice_readings(golds[0], answer)
         if not free_symbols(golds[0]) and (letter := _LETTER_UNIT.search(answer)) is not None:
@@ -139,11 +147,16 @@ def _choice_readings(gold: Node, answer: str) -> list[Node]:
     if is_letter and (option := _OPTION.fullmatch(_undressed(text))) is not None:
         return [gold] if option[1].upper() == gold.name.upper() else []  # type: ignore[union-attr]
     found = _CHOICE.fullmatch(text)
-    if found is None or not found["rest"]:
+    if found is None or not found["rest"] or _SECOND_THOUGHT.search(_without_dress(found["rest"])):
         return []
     if is_letter:
         return [Symbol(found["letter"])] if gold == Symbol(found["letter"]) else []
     return _readings(found["rest"])
+
+
+def _without_dress(text: str) -> str:
+    """Without commands and braces, brackets kept."""
+    return " ".join(re.sub(r"\\[a-zA-Z]+|[{}$~\\]", " ", text).split())
 
 
 def _undressed(text: str) -> str:
@@ -233,9 +246,18 @@ def _same(gold: Node, answer: Node) -> bool:
         return _same_ratios(gold, answer)
     if isinstance(gold, Based) or isinstance(answer, Based):
         return _same_based(gold, answer)
+    if isinstance(gold, Text) and isinstance(answer, Text):
+        return _same_words(gold.words, answer.words)
     if isinstance(gold, Text) or isinstance(answer, Text):
-        return False  # equal words were equal trees
+        return False
     return same_scalar(gold, answer)
+
+
+def _same_words(gold: str, answer: str) -> bool:
+    """The same words, or one with a noun that says no more: ``odd`` and ``odd function``."""
+    first, second = gold.split(), answer.split()
+    longer, shorter = (first, second) if len(first) > len(second) else (second, first)
+    return first == second or (longer[-1] in _CLASS_NOUNS and longer[:-1] == shorter)
 
 
 # -- relations
@@ -251,7 +273,8 @@ def _same_relations(gold: Node, answer: Node) -> bool:
         ) if function == other and wanted != got and wanted not in free_symbols(answer):
             answer = _renamed(answer, got, wanted)
     golds, answers = _values(gold), _values(answer)
-    if _names_conflict(gold, answer):
+    is_curve = isinstance(gold, Relation) and any(map(_is_power_of_name, walk(gold.sides[0])))
+    if _names_conflict(gold, answer) or is_curve:  # x^2 + y^2 = 25 is not asked for by its right side
         golds = answers = []
     if any(_same(left, right) for left in golds for right in answers):
         return True
@@ -300,17 +323,26 @@ def _is_label(node: Node) -> bool:
         case Op(name="call"):
             return True
         case Op(name="mul", args=(first, *rest)):
-            return _is_label(first) and all(_is_label(part) or isinstance(part, Number | Collection) for part in rest)
+            names = (Number, Collection, Relation)  # f(2), f(a, b), P(X = 2)
+            return _is_label(first) and all(_is_label(part) or isinstance(part, names) for part in rest)
         case Op(name="pow", args=(Symbol(), Number(value=exponent))):  # f^{-1}(x)
             return exponent == -1
         case Op(name="pow" | "degree" | "percent" | "factorial"):
             return False
         case Op(args=args):
-            return all(_is_label(part) for part in args)
+            is_of_several = len(free_symbols(node)) > 1  # a^2 + b^2 may be asked for; x^2 = 5 is a condition
+            return all(_is_label(part) or (is_of_several and _is_power_of_name(part)) for part in args)
         case SetOp(left=left, right=right):  # |A \\cup B|
             return _is_label(left) and _is_label(right)
         case Collection(items=items):
             return all(isinstance(item, Symbol) and _is_label(item) for item in items)
+    return False
+
+
+def _is_power_of_name(node: Node) -> bool:
+    match node:
+        case Op(name="pow", args=(base, Number(value=exponent))):
+            return _is_label(base) and exponent != -1  # f^{-1} is a name
     return False
 
 
@@ -366,8 +398,8 @@ def _same_inequality(gold: Node, answer: Node) -> bool:
 
 
 def _constant_ratio(gold: Node, answer: Node) -> Any:
-    names = free_symbols(gold)
-    if not names or names != free_symbols(answer):
+    names = free_symbols(gold) | free_symbols(answer)  # what only one has must cancel: 0y
+    if not free_symbols(gold) or not free_symbols(answer):
         return None
     ratio = None
     for at in itertools.islice(_points(names, LOW, is_positive=True), 4):
@@ -485,6 +517,9 @@ def _same_matrices(gold: Node, answer: Node) -> bool:
         return shapes[0] == shapes[1] and all(map(_same_rows, gold.rows, answer.rows))
     matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
     assert isinstance(matrix, Matrix)
+    if matrix is gold and other == Symbol("I"):
+        places = range(len(matrix.rows))
+        return all(_same_rows(matrix.rows[i], [Number(Fraction(i == j)) for j in places]) for i in places)
     if isinstance(other, Op) and other.name == "binomial" and matrix is gold:  # a column of two is often typed so
         other = Matrix(tuple((part,) for part in other.args))
         return _same_matrices(gold, other)

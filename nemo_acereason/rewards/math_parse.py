@@ -47,6 +47,7 @@ from nemo_acereason.rewards.math_tree import (
     Unreadable,
 )
 from nemo_acereason.rewards.math_value import FUNCTION_NAMES
+from nemo_acereason.rewards.math_words import spoken_number
 
 MAX_DEPTH = 60
 """Of rules within rules; a bracket or a fraction takes two."""
@@ -95,38 +96,9 @@ _SAYINGS = frozenset(
         "only",
     ]
 )
-_BASED = re.compile(r"\(?\s*(?P<digits>[0-9A-Fa-f]+)\s*\)?\s*_\s*(?:\{\s*(?P<a>\d{1,3})\s*\}|(?P<b>\d{1,3}))")
-_BASE_WORDS = dict(
-    zip(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], range(2, 11), strict=True)
+_BASED = re.compile(
+    r"\(?\s*(?P<digits>[0-9A-Fa-f]+)\s*\)?\s*_\s*(?:\{\s*\(?\s*(?P<a>\d{1,3}|[a-z]{3,8})\s*\)?\s*\}|\(?(?P<b>\d{1,3})\)?)"
 )
-_NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        ]
-    )
-}
 _FILLER = frozenset(
     [
         "the",
@@ -154,6 +126,15 @@ _FILLER = frozenset(
         "approximately",
         "about",
     ]
+)
+_CURRENCIES = frozenset(["euro", "eur", "pound", "gbp", "rupee", "rs", "inr", "yen", "usd", "us"])
+"""What may stand before an amount; ``\\$`` is a command of its own."""
+_ANSWER_IS = re.compile(
+    r"(?i)\s*(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer\s*(?:is:?|:|=)\s*"
+)
+_SAID_BASE = re.compile(
+    r"(?P<digits>[0-9A-Fa-f]+)(?:\s|\\[,;: ]|~|\\text\{|\()*(?:in )?(?:base|Base)[\s~}-]*(?:\\text\{)?"
+    r"(?P<base>\d{1,3}|[a-z]{3,8})[\s)}]*"
 )
 _EMPTY_TEXTS = frozenset(
     ("no solution", "no solutions", "no real solution", "no real solutions", "empty set", "none", "no roots")
@@ -297,6 +278,7 @@ class _Parser:
     def _measured(self) -> Node:
         """A value and its unit, or words alone."""
         start = self._at
+        currency = ""
         words: list[str] = []
         while self._peek().kind == "text" and not self._is_joiner():
             words.append(self._next().text)
@@ -306,11 +288,13 @@ class _Parser:
                 return word_value(said)
             if len(words) == 1 and re.fullmatch("[a-zA-Z]", words[0].strip()):
                 self._at = start  # a letter in upright type
+            elif said in _CURRENCIES:
+                currency = said
             elif all(word in _FILLER for word in re.findall("[a-z]+", said)):
                 self._accept(":")
             else:
                 raise Unreadable(f"words before a value: {said}")
-        unit = "dollar" if self._accept("\\dollar") is not None else ""
+        unit = "dollar" if self._accept("\\dollar") is not None else currency
         value = self._ratio()
         if self._accept("\\dollar") is not None:
             unit = "dollar"
@@ -510,8 +494,9 @@ class _Parser:
         raw = self._raw_argument().strip()
         if isinstance(base, Number):
             digits = before.text if before.kind == "num" else str(base.value)
-            value = _BASE_WORDS.get(raw.lower()) or (int(raw) if raw.isdecimal() and len(raw) < 4 else 0)
-            if not digits.isdecimal() or not value:
+            said = spoken_number(raw.lower())
+            value = int(said) if said is not None else int(raw) if raw.isdecimal() and len(raw) < 4 else 0
+            if not digits.isdecimal() or value < 2:
                 raise Unreadable(f"a subscript {raw} of a number")
             return Based(digits, value)
         if isinstance(base, Symbol):
@@ -697,6 +682,11 @@ class _Parser:
         self._deeper()
         power: Node | None = None
         base: Node | None = None
+        if name in ("min", "max") and self._accept("_") is not None:  # over what; the answer is how much
+            self._raw_argument()
+        if self._sees("="):
+            self._depth -= 1
+            return Symbol("\\" + name)  # "\max = 5"
         while (mark := self._accept("^", "_")) is not None:
             if mark == "^":
                 power = self._argument(is_power=True)
@@ -817,8 +807,8 @@ def _scaled(scalar: Node, matrix: Matrix) -> Matrix:
 
 def word_value(said: str) -> Node:
     """Folded words: a number word, one of the names of the empty set or the reals, a letter, or plain text."""
-    if said in _NUMBER_WORDS:
-        return Number(Fraction(_NUMBER_WORDS[said]))
+    if (number := spoken_number(said)) is not None:
+        return Number(number)
     if said in _EMPTY_TEXTS:
         return EMPTY_SET
     if said in _REAL_TEXTS:
@@ -905,8 +895,13 @@ def parse(text: str, is_plain: bool = False) -> Node:
     text = clean(text)
     if not text:
         raise Unreadable("an empty answer")
-    if (based := _BASED.fullmatch(re.sub(r"\\(?:mathrm|text)\{([^{}]*)\}", r"\1", text))) is not None:
-        return Based(based["digits"].upper(), int(based["a"] or based["b"]))
+    if "ase" in text and (said_base := _SAID_BASE.fullmatch(text)) is not None:
+        text = f"{said_base['digits']}_{{{said_base['base']}}}"
+    if (based := _BASED.fullmatch(re.sub(r"\\(?:mathrm|text)\{(?:base )?([^{}]*)\}", r"\1", text))) is not None:
+        base = based["a"] or based["b"]
+        said = Fraction(base) if base.isdecimal() else spoken_number(base)
+        if said is not None:
+            return Based(based["digits"].upper(), int(said))
     if _WORDS.fullmatch(text) and _is_wordy(text):
         return _words(text)
     whole_text = re.fullmatch(r"\\text\{([^{}]*)\}", text)
@@ -938,6 +933,7 @@ def _inside_text(inner: str, is_plain: bool) -> Node:
     """``\\text{(E)}``, ``\\text{B,E}``, ``\\text{10 cm}`` and ``\\text{neither}``."""
     if not inner.strip():
         raise Unreadable("empty text")
+    inner = _ANSWER_IS.sub("", inner, count=1) if _ANSWER_IS.match(inner) else inner
     if re.fullmatch(r"\W*[A-Za-z]{2,}\W*", inner) and "%" not in inner:
         return word_value(fold_words(inner))
     try:

@@ -38,7 +38,7 @@ _TOKEN = re.compile(
     r"|(?P<rep>\d*\.\d*(?:\\(?:overline|bar)\s*\{\s*\d+\s*\}|\\(?:overline|bar)\s*\d"
     r"|\\dot\s*\{?\d\}?(?:\d*\\dot\s*\{?\d\}?)?|\(\d+\)))"
     r"|(?P<dots>\d*\.\d+\s*(?:\\[lcd]?dots|\.\.\.+))"
-    r"|(?P<big>\d{1,3}(?:(?:\{,\}|\\,)\d{3})+(?!\d)(?:\.\d+)?)"
+    r"|(?P<big>\d{1,3}(?:(?:\{,\}|\\[,;: ]|~)\d{3})+(?!\d)(?:\.\d+)?)"
     r"|(?P<comma>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?)"
     r"|(?P<eur>\d+\{,\}\d+)"
     r"|(?P<sci>(?:\d+(?:\.\d+)?|\.\d+)(?:E[+-]?\d+|e\d+(?![\d.a-zA-Z])))"
@@ -168,7 +168,7 @@ def _tokens_of(kind: str, value: str) -> list[Token]:
         raise TooComplex(f"a number of {len(value)} digits")
     match kind:
         case "big" | "comma":
-            return [Token("num", re.sub(r"\{,\}|\\,|,", "", value))]
+            return [Token("num", re.sub(r"\{,\}|\\[,;: ]|[~,]", "", value))]
         case "eur":
             return [Token("num", value.replace("{,}", "."))]
         case "cmd":
