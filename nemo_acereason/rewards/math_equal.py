@@ -20,6 +20,7 @@ from typing import Any
 from nemo_acereason.rewards.math_clean import clean, fold_words
 from nemo_acereason.rewards.math_parse import parse
 from nemo_acereason.rewards.math_region import region_of, same_region
+from nemo_acereason.rewards.math_tokens import FUNCTIONS
 from nemo_acereason.rewards.math_tree import (
     EMPTY_SET,
     INFINITY,
@@ -62,6 +63,12 @@ _SECOND_THOUGHT = re.compile(
 """After one choice: another, or that it is none. Whoever names two has not chosen."""
 _LETTER_UNIT = re.compile(r"(?<=[\d})])(?:\s|\\[,;: ]|~)+(?P<unit>[mgshLl](?:\^(?:[23]|\{[23]\}))?)\s*\.?\s*\Z")
 """``50 m^2``: a letter that is a unit where the gold answer has no variables."""
+_ASIDE = re.compile(
+    r"\\text\{[\s,(]*(?:for|where|with)\b[^{}]*\}.*\Z"
+    r"|[,;](?:\s|\\q?quad(?![a-zA-Z])|\\[,;: ]){0,9}[a-zA-Z]\s{0,9}(?:>|\\(?:geq?|in|neq?)(?![a-zA-Z]))[^,;]*\Z",
+    re.DOTALL,
+)
+"""What an expression is said to hold for: ``2n + 1, n \\ge 1``."""
 _OPTION = re.compile(
     r"(?:the )?(?:correct |final |right )?(?:option|choice|answer)?(?: is)?:?\s*"
     r"(?:option |choice )?\(?([a-j])\)?[.:)]?",
@@ -116,6 +123,8 @@ def _compare_trees(gold: str, answer: str) -> Comparison:
         return Comparison.SAME  # A5 for A5_{11}: else a product
     if golds:
         answers += _choice_readings(golds[0], answer)
+        if free_symbols(golds[0]) and isinstance(golds[0], Op) and (aside := _ASIDE.search(answer)) is not None:
+            answers += _readings(answer[: aside.start()])
         if not free_symbols(golds[0]) and (letter := _LETTER_UNIT.search(answer)) is not None:
             answers += _readings(f"{answer[: letter.start()]}\\text{{{letter['unit']}}}")
     if golds and answers:
@@ -270,7 +279,7 @@ def _same_relations(gold: Node, answer: Node) -> bool:
         case (
             Relation(sides=(Op(name="mul", args=(Symbol() as function, Symbol(name=wanted))), _)),
             Relation(sides=(Op(name="mul", args=(Symbol() as other, Symbol(name=got))), _)),
-        ) if function == other and wanted != got and wanted not in free_symbols(answer):
+        ) if function == other and wanted != got and wanted.islower() and wanted not in free_symbols(answer):
             answer = _renamed(answer, got, wanted)
     golds, answers = _values(gold), _values(answer)
     is_curve = isinstance(gold, Relation) and any(map(_is_power_of_name, walk(gold.sides[0])))
@@ -359,8 +368,36 @@ def _names_conflict(gold: Node, answer: Node) -> bool:
     first, second = _name(gold), _name(answer)
     if first is not None and second is not None:
         return first != second
-    labels = [node.sides[0] for node in (gold, answer) if isinstance(node, Relation) and isinstance(node.sides[0], Op)]
-    return len(labels) == 2 and labels[0].name == "add" and labels[0] != labels[1]
+    if not isinstance(gold, Relation) or not isinstance(answer, Relation):
+        return False
+    return _labels_conflict(gold.sides[0], answer.sides[0])
+
+
+def _labels_conflict(gold: Node, answer: Node) -> bool:
+    """Whether two left sides name different things: ``AB`` and ``AC``, ``\\tan x`` and ``\\cot x``.
+
+    Different names of a function say nothing: ``f(x) = x + 1`` and ``g(x) = x + 1`` answer the same question.
+    """
+    first, second = (_unbarred(label) for label in (gold, answer))
+    if isinstance(first, Op) and isinstance(second, Op):
+        return not (_is_function_of_name(first) and _is_function_of_name(second)) and not same_scalar(first, second)
+    pair = (first, second)
+    is_computed = any(
+        isinstance(label, Op) and (label.name in ("sqrt", "root", "abs") or f"\\{label.name}" in FUNCTIONS)
+        for label in pair
+    )
+    return is_computed and any(isinstance(label, Symbol) for label in pair)
+
+
+def _unbarred(label: Node) -> Node:
+    return label.args[0] if isinstance(label, Op) and label.label == "bar" else label
+
+
+def _is_function_of_name(label: Op) -> bool:
+    match label:
+        case Op(name="mul", args=(Symbol(), Symbol(name=name))):
+            return name.islower()
+    return False
 
 
 def _is_near(value: Node, rounded: Node) -> bool:
@@ -402,11 +439,14 @@ def _constant_ratio(gold: Node, answer: Node) -> Any:
     if not free_symbols(gold) or not free_symbols(answer):
         return None
     ratio = None
-    for at in itertools.islice(_points(names, LOW, is_positive=True), 4):
+    positive, signed = (_points(names, LOW, is_positive=is_positive) for is_positive in (True, False))
+    for place, at in enumerate([*itertools.islice(positive, 4), *itertools.islice(signed, 4)]):
         try:
             first, second = approximate(gold, LOW, at), approximate(answer, LOW, at)
         except (Unreadable, ZeroDivisionError):
             return None
+        if place >= 4 and (LOW.im(first) or LOW.im(second)):
+            continue  # outside of what it is about
         if not first or not second:
             return None
         here = second / first
@@ -438,6 +478,8 @@ def _same_collections(gold: Collection, answer: Collection) -> bool:
         return _same_ordered_items(gold, answer) or _same_sets(gold, answer)
     if gold.is_list and answer.is_list:
         return _same_lists(gold, answer)
+    if answer.is_set and len(answer.items) == 1 and gold.opening not in ("", "{"):  # the solution set of one point
+        return _same(gold, answer.items[0])
     if gold.is_set or answer.is_set:
         if gold.is_set and answer.is_set:
             return _same_bags(_distinct(gold.items), _distinct(answer.items))
@@ -504,6 +546,9 @@ def _same_single(gold: Node, answer: Node) -> bool:
     assert isinstance(collection, Collection)
     if collection.is_set and len(collection.items) == 1:
         return _same(collection.items[0], other) if collection is gold else _same(other, collection.items[0])
+    match other:
+        case Op(name="mul", args=(Symbol(name=name), Collection() as point)) if collection is gold and name.isupper():
+            return not gold.is_list and _same(gold, point)  # P(1, 2): a point and its name
     letters = [item.name for item in collection.items if isinstance(item, Symbol) and len(item.name) == 1]
     if collection is gold and collection.is_list and len(letters) == len(collection.items) and isinstance(other, Op):
         typed = [part.name for part in other.args if isinstance(part, Symbol)]  # BE for B, E
@@ -517,6 +562,8 @@ def _same_matrices(gold: Node, answer: Node) -> bool:
         return shapes[0] == shapes[1] and all(map(_same_rows, gold.rows, answer.rows))
     matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
     assert isinstance(matrix, Matrix)
+    if matrix is gold and other == Number(Fraction(0)):
+        return all(entry == other for row in matrix.rows for entry in row)
     if matrix is gold and other == Symbol("I"):
         places = range(len(matrix.rows))
         return all(_same_rows(matrix.rows[i], [Number(Fraction(i == j)) for j in places]) for i in places)

@@ -46,6 +46,7 @@ from nemo_acereason.rewards.math_tree import (
     TooComplex,
     Unreadable,
 )
+from nemo_acereason.rewards.math_units import same_unit_factor
 from nemo_acereason.rewards.math_value import FUNCTION_NAMES
 from nemo_acereason.rewards.math_words import spoken_number
 
@@ -123,6 +124,14 @@ _FILLER = frozenset(
         "solution",
         "there",
         "are",
+        "point",
+        "points",
+        "ordered",
+        "pair",
+        "triple",
+        "vector",
+        "interval",
+        "set",
         "approximately",
         "about",
     ]
@@ -299,7 +308,17 @@ class _Parser:
         if self._accept("\\dollar") is not None:
             unit = "dollar"
         unit = self._unit() or unit
+        while self._peek().kind == "num" and (factor := self._smaller(unit)) is not None:
+            value = Op("add", (value, Op("mul", (factor, self._ratio()))))
+            unit = unit.removesuffix(" and")
+            self._unit()
         return Measured(value, unit) if unit else value
+
+    def _smaller(self, unit: str) -> Number | None:
+        """Of ``5 feet 6 inches`` what an inch is in feet; None where no smaller unit of the same kind follows."""
+        after = self._peek(1)
+        factor = same_unit_factor(unit.removesuffix(" and"), after.text) if after.kind == "text" and unit else None
+        return Number(factor) if factor is not None and factor < 1 else None
 
     def _unit(self) -> str:
         parts: list[str] = []
@@ -647,6 +666,8 @@ class _Parser:
         return REALS if letter == "R" else Symbol(f"\\mathbb{{{letter}}}")
 
     def upright(self) -> Node:
+        if self._sees("{") and self._peek(1).kind == "cmd" and self._peek(2).text != "}":  # mathematics, not a name
+            return self._argument()
         raw = self._raw_argument().strip()
         if len(raw) == 1:
             return Symbol(raw)
@@ -702,6 +723,8 @@ class _Parser:
             if name not in _INVERTIBLE:
                 raise Unreadable(f"the inverse of {name}")
             name, power = "a" + name, None
+        if name == "cis" and power is None:
+            return Op("add", (Op("cos", (argument,)), Op("mul", (Symbol("i"), Op("sin", (argument,))))))
         if name not in FUNCTION_NAMES:
             node: Node = Op("call", argument.items if isinstance(argument, Collection) else (argument,), name)
         else:
