@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nemo_acereason.config.load import check_plan, import_function
 from nemo_acereason.config.model_arch import read_model_arch
-from nemo_acereason.config.schema import GrpoStage, Plan
+from nemo_acereason.config.schema import GrpoStage, LogConfig, Plan
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.launch.build import (
     longest_sequence,
@@ -27,10 +27,11 @@ def check_before_start(plan: Plan) -> None:
         UserError: the setting, file or row that is wrong, and what would work.
     """
     check_plan(plan)
-    check_engine(plan.rollout)
     with tempfile.TemporaryDirectory() as scratch:
+        _check_loggers(plan.log, Path(scratch))
         model_dir = model_directory(plan, Path(scratch))
         arch = read_model_arch(model_dir)
+        check_engine(plan.rollout, arch)
         trainer = plan.trainer
         check_layout(arch, tensor_parallel=trainer.tensor_parallel, pipeline_parallel=trainer.pipeline_parallel)
         for name, stage in plan.stages.items():
@@ -46,3 +47,12 @@ def check_before_start(plan: Plan) -> None:
             f"the longest prompt and response need {longest} tokens, the model's max_position_embeddings is "
             f"{arch.max_positions}; lower max_prompt_tokens or max_response_tokens, or extend the model's rope"
         )
+
+
+def _check_loggers(config: LogConfig, scratch: Path) -> None:
+    """Make the further loggers once, writing nothing that stays; Lightning is imported only where one is named."""
+    if config.loggers:
+        from nemo_acereason.observe.loggers import make_logger
+
+        for name in config.loggers:
+            make_logger(name, scratch, config.logger_options.get(name, {}))

