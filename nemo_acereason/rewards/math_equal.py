@@ -69,6 +69,7 @@ _ASIDE = re.compile(
     re.DOTALL,
 )
 """What an expression is said to hold for: ``2n + 1, n \\ge 1``."""
+_TYPE = re.compile(r"\\(?:text|math(?:rm|bf|sf|tt)|operatorname|boxed|underline|q?quad)(?![a-zA-Z])|\\[,;: ]|[{}$()~]")
 _OPTION = re.compile(
     r"(?:the )?(?:correct |final |right )?(?:option|choice|answer)?(?: is)?:?\s*"
     r"(?:option |choice )?\(?([a-j])\)?[.:)]?",
@@ -169,7 +170,8 @@ def _without_dress(text: str) -> str:
 
 
 def _undressed(text: str) -> str:
-    return " ".join(re.sub(r"\\[a-zA-Z]+|[{}$()~]", " ", text).split())
+    """Without what only sets type; a command that means something stays."""
+    return " ".join(_TYPE.sub(" ", text).split())
 
 
 # ------------------------------------------------------------------------------------------------ shapes
