@@ -58,7 +58,7 @@ _CHOICE = re.compile(
 _CLASS_NOUNS = frozenset(["function", "number", "integer", "triangle", "angle", "curve", "sequence"])
 _SECOND_THOUGHT = re.compile(
     r"(?i:\A(?:(?:or|and|nor)\b|[&/+]|(?:is|was) (?:not|wrong|incorrect|false)\b|isn't\b))"
-    r"|\A[A-J]\Z|(?<![A-Za-z(])\(?[A-J][):]"
+    r"|\A[A-J]\Z|(?<![A-Za-z(])\(?[A-J][):]|\b[A-E]\.(?=\s|\Z)|\banswer is\b"
 )
 """After one choice: another, or that it is none. Whoever names two has not chosen."""
 _LETTER_UNIT = re.compile(r"(?<=[\d})])(?:\s|\\[,;: ]|~)+(?P<unit>[mgshLl](?:\^(?:[23]|\{[23]\}))?)\s*\.?\s*\Z")
@@ -70,6 +70,7 @@ _ASIDE = re.compile(
 )
 """What an expression is said to hold for: ``2n + 1, n \\ge 1``."""
 _TYPE = re.compile(r"\\(?:text|math(?:rm|bf|sf|tt)|operatorname|boxed|underline|q?quad)(?![a-zA-Z])|\\[,;: ]|[{}$()~]")
+_MODULUS = re.compile(r"mod (\d{1,300})")
 _OPTION = re.compile(
     r"(?:the )?(?:correct |final |right )?(?:option|choice|answer)?(?: is)?:?\s*"
     r"(?:option |choice )?\(?([a-j])\)?[.:)]?",
@@ -599,6 +600,9 @@ def _same_measured(gold: Node, answer: Node) -> bool:
     if isinstance(gold, Measured):
         return _same(gold.value, answer) or _same_converted(answer, gold, is_gold=True)
     assert isinstance(answer, Measured)
+    if (modulus := _MODULUS.fullmatch(answer.unit)) is not None:
+        value = exact(gold) if _is_scalar(gold) else None
+        return value is not None and value < int(modulus[1]) and _same(gold, answer.value)
     if answer.unit == "%" and not (isinstance(gold, Number) and abs(gold.value) > 1):
         return _same_converted(gold, answer, is_gold=False)
     if answer.unit == "degree" and any(part == Symbol("\\pi") for part in walk(gold)):

@@ -95,8 +95,32 @@ _SAYINGS = frozenset(
         "least",
         "most",
         "only",
+        "factorial",
+        "half",
+        "halves",
+        "thirds",
+        "fourths",
+        "fifths",
+        "tenths",
+        "root",
+        "pi",
+        "log",
+        "ln",
+        "sin",
+        "cos",
+        "tan",
+        "doubled",
+        "tripled",
+        "halved",
+        "twice",
+        "negative",
+        "inverse",
+        "below",
     ]
 )
+"""After a value they change it; a unit has none of them."""
+_UNIT_LETTERS = "mgshlLNJVWKCFdu"
+_LOOSE_DIGIT = re.compile(r"(?<![\w^{.-])(?<!mod )\d|\b[A-Z]\d")
 _BASED = re.compile(
     r"\(?\s*(?P<digits>[0-9A-Fa-f]+)\s*\)?\s*_\s*(?:\{\s*\(?\s*(?P<a>\d{1,3}|[a-z]{3,8})\s*\)?\s*\}|\(?(?P<b>\d{1,3})\)?)"
 )
@@ -308,6 +332,10 @@ class _Parser:
         if self._accept("\\dollar") is not None:
             unit = "dollar"
         unit = self._unit() or unit
+        if (said_again := spoken_number(unit.strip(" ()").lower())) is not None:  # 5 (five)
+            if value != Number(said_again):
+                raise Unreadable(f"another number after a value: {unit}")
+            unit = ""
         while self._peek().kind == "num" and (factor := self._smaller(unit)) is not None:
             value = Op("add", (value, Op("mul", (factor, self._ratio()))))
             unit = unit.removesuffix(" and")
@@ -341,7 +369,16 @@ class _Parser:
             else:
                 break
         said = " ".join(parts).strip()
-        if _SAYINGS & set(re.findall("[a-z']+", said.lower())):
+        words = re.findall("[a-z']+", said.lower())
+        is_letter = len(said) == 1 and said.isalpha() and said not in _UNIT_LETTERS
+        is_number = len(words) > 1 and any(spoken_number(word) is not None for word in words)
+        if (
+            is_number
+            or _SAYINGS & set(words)
+            or words[:1] in (["squared"], ["cubed"])
+            or is_letter
+            or _LOOSE_DIGIT.search(said)
+        ):
             raise Unreadable(f"words that are no unit: {said}")
         return said
 

@@ -23,7 +23,7 @@ DATA = Path(__file__).resolve().parents[2] / "data" / "math"
 
 def mistakes(name: str) -> list[str]:
     rows = [json.loads(line) for line in (DATA / name).read_text().splitlines()]
-    assert len(rows) >= 300
+    assert len(rows) >= 100
     assert {row["label"] for row in rows} == {True, False}
     return [
         f"{row['id']}: {row['response']} against {row['answer']}"
