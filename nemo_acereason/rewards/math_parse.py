@@ -119,6 +119,7 @@ _SAYINGS = frozenset(
     ]
 )
 """After a value they change it; a unit has none of them."""
+_NEVER_FIRST = (["squared"], ["cubed"], ["and"], ["to"], ["etc"], ["off"], ["power"])
 _UNIT_LETTERS = "mgshlLNJVWKCFdu"
 _LOOSE_DIGIT = re.compile(r"(?<![\w^{.-])(?<!mod )\d|\b[A-Z]\d")
 _BASED = re.compile(
@@ -372,13 +373,7 @@ class _Parser:
         words = re.findall("[a-z']+", said.lower())
         is_letter = len(said) == 1 and said.isalpha() and said not in _UNIT_LETTERS
         is_number = len(words) > 1 and any(spoken_number(word) is not None for word in words)
-        if (
-            is_number
-            or _SAYINGS & set(words)
-            or words[:1] in (["squared"], ["cubed"])
-            or is_letter
-            or _LOOSE_DIGIT.search(said)
-        ):
+        if is_number or _SAYINGS & set(words) or words[:1] in _NEVER_FIRST or is_letter or _LOOSE_DIGIT.search(said):
             raise Unreadable(f"words that are no unit: {said}")
         return said
 
