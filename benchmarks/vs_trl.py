@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prompts-per-step", type=int, default=32)
     parser.add_argument("--num-samples", type=int, default=8)
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--num-steps", type=int, default=6)
+    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--num-steps", type=int, default=5)
     parser.add_argument("--accumulation", type=int, default=1, help="the peer's gradient accumulation: its best here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,14 +78,22 @@ def write_model(directory: Path) -> Path:
     return directory
 
 
+def one_end_token(directory: Path) -> Path:
+    """The same tokenizer without <|endoftext|>: ours would end a response there too, the peer does not."""
+    write_byte_tokenizer(directory)
+    for file in directory.glob("tokenizer*.json"):
+        file.write_text(file.read_text().replace("<|endoftext|>", "<pad>"))
+    return directory
+
+
 def run_ours(arguments: argparse.Namespace, model: Path, rows: Path, run_dir: Path) -> dict[str, float]:
     """Rate of our loop."""
     plan = Plan(
         name="vs_trl",
-        model=ModelConfig(path=str(model)),
+        model=ModelConfig(path=str(model), tokenizer=str(one_end_token(run_dir.with_name("tokenizer")))),
         prompt=PromptFormat(template="plain"),
         trainer=TrainerConfig(data_parallel=2, dtype="float32", row_tokens=512, rows_per_microbatch=4),
-        rollout=RolloutConfig(kv_cache_gib=0.25),
+        rollout=RolloutConfig(num_engines=2, kv_cache_gib=0.25),
         stages={
             "grpo": GrpoStage(
                 data=DataConfig(source=str(rows), shuffle=False),
@@ -112,7 +121,9 @@ def run_trl(arguments: argparse.Namespace, model: Path, prompts: list[str], scra
         "max_tokens": arguments.max_tokens, "num_steps": arguments.num_steps, "accumulation": arguments.accumulation,
     }  # fmt: skip
     command = [str(ROOT / ".venv-trl/bin/python"), str(ROOT / "benchmarks/trl_grpo.py"), json.dumps(work)]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        sys.exit(f"the peer failed: {answer.stderr.splitlines()[-1]}")
     measured = json.loads(answer.stdout.splitlines()[-1])
     return rate(measured["seconds"], measured["tokens"])
 

@@ -37,7 +37,7 @@ def recipe() -> Plan:
         model=ModelConfig(hf_config=shipped_conf("model/tiny_qwen2"), tokenizer="bytes", initializer_range=0.06),
         prompt=PromptFormat(template="plain", user_suffix="=\n", response_prefix="<think>\n"),
         trainer=TrainerConfig(tensor_parallel=2, dtype="float32", row_tokens=256, rows_per_microbatch=8),
-        rollout=RolloutConfig(max_num_seqs=256, kv_cache_gib=0.25, num_threads=1),
+        rollout=RolloutConfig(num_engines=2, max_num_seqs=128, kv_cache_gib=0.25),
         evaluations={
             "heldout_sums": held_out(sums(count=64, split="heldout", max_terms=5), MATH),
             "heldout_programs": held_out(programs(count=32, split="heldout"), CODE),

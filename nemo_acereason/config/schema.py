@@ -137,6 +137,7 @@ class RolloutConfig:
 
     engine: str = setting("vllm", "`vllm`, `scripted`, or `module:function` returning a RolloutEngine")
     options: dict[str, Any] = setting(factory=dict, help="keyword arguments of a scripted or user's engine")
+    num_engines: int = setting(1, "engines that share a step's prompts (CPU only so far)", at_least=1)
     tensor_parallel: int = setting(1, "processes of one engine", at_least=1)
     dtype: str = setting(
         "auto", "of the engine's weights; auto: the trainer's", choices=("auto", "bfloat16", "float32")
@@ -147,7 +148,7 @@ class RolloutConfig:
     )
     gpu_memory_utilization: float = setting(0.85, "share of a GPU's memory the engine may take", above=0.0, at_most=1.0)
     enforce_eager: bool = setting(False, "no graph capture: quicker start, slower decoding (CPU never captures)")
-    num_threads: int = setting(0, "CPU threads of the engine; 0: all cores", at_least=0)
+    num_threads: int = setting(0, "CPU threads of each engine; 0: its share of the cores", at_least=0)
     timeout_s: float = setting(1800.0, "longest silence of the engine before the run stops", above=0.0, unit="s")
 
 

@@ -130,6 +130,7 @@ class Run:
         if groups:
             values |= rollout_metrics(groups)
             values["memory/engine_bytes"] = self.leader.engine.peak_memory_bytes()
+            values["memory/reward_pool_bytes"] = self.leader.scorer.peak_memory_bytes()
         values |= tokens_per_s(values)
         self.leader.log.log_step(stage, step, values, stage_step=stage_step)
         self.leader.log.log_samples(stage, step, groups, self.plan.log.samples_per_step)

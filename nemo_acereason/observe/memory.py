@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 
 def peak_resident_bytes(pid: int | None = None) -> int:
     """Highest resident memory so far, bytes, of one process (None: this one); 0 for a process that is gone.
@@ -54,6 +52,8 @@ def peak_device_bytes() -> int:
 
     Memory reserved by torch's allocator, not only the tensors in it: it is what others could not have.
     """
+    import torch  # here: who asks for resident memory alone does not wait for it
+
     if not (torch.cuda.is_available() and torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
         return 0
     return int(torch.cuda.max_memory_reserved())

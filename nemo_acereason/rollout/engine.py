@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,17 +19,31 @@ from nemo_acereason.protocols import RolloutEngine
 def build_engine(
     config: RolloutConfig, *, model_dir: Path, dtype: str, max_model_len: int, seed: int, log_path: Path
 ) -> RolloutEngine:
-    """The engine of a plan; it may still be starting when this returns.
+    """The engine of a plan, or its several as one; they may still be starting when this returns.
 
     Args:
         dtype: of the engine's weights where ``config.dtype`` is ``auto``.
         max_model_len: tokens of the longest prompt and response together.
         seed: of what no request's own seed decides.
-        log_path: file for the engine's own output.
+        log_path: file for the engine's own output; of several, each has its own.
     Raises:
         ConfigError: an engine that does not exist, or options it does not take.
     """
     check_engine(config, read_model_arch(model_dir))
+    places: dict[str, Any] = {"model_dir": model_dir, "dtype": dtype, "max_model_len": max_model_len, "seed": seed}
+    if config.num_engines == 1:
+        return _build_one(config, **places, log_path=log_path)
+    from nemo_acereason.rollout.engine_group import EngineGroup
+
+    threads = config.num_threads or max(1, (os.cpu_count() or 1) // config.num_engines)
+    each = replace(config, num_threads=threads)
+    logs = [log_path.with_stem(f"{log_path.stem}_{number}") for number in range(config.num_engines)]
+    return EngineGroup([_build_one(each, **places, log_path=log) for log in logs])
+
+
+def _build_one(
+    config: RolloutConfig, *, model_dir: Path, dtype: str, max_model_len: int, seed: int, log_path: Path
+) -> RolloutEngine:
     # imported here: a scripted run needs nothing of vLLM's client, and the other way round
     if config.engine == "vllm":
         from nemo_acereason.rollout.vllm_engine import VllmEngine
@@ -61,6 +78,10 @@ def check_engine(config: RolloutConfig, arch: ModelArch) -> None:
             )
         if config.options:
             raise ConfigError(f"rollout.options={dict(config.options)}: the vllm engine takes none; leave it out")
+        if config.num_engines > 1 and torch.cuda.is_available():
+            raise ConfigError(
+                f"rollout.num_engines={config.num_engines}: only one engine has a place on GPUs yet; use 1"
+            )
     elif config.engine == "scripted":
         unknown = set(config.options) - {"responses", "logprob"}
         if unknown or "responses" not in config.options:

@@ -26,6 +26,7 @@ from typing import Any
 
 from nemo_acereason.config.schema import RewardConfig
 from nemo_acereason.errors import AceReasonError, ConfigError
+from nemo_acereason.observe.memory import peak_resident_bytes
 from nemo_acereason.records import Prompt, Sample, Score, Verdict
 from nemo_acereason.sandbox.reward_worker import read_frame, write_frame
 
@@ -134,6 +135,7 @@ class RewardPool:
         self._scores: dict[tuple[int, int], Score] = {}
         self._closed = False
         self._error_was_printed = False
+        self._pids: set[int] = set()
         self.num_workers_replaced = 0
         """Workers that died or were killed, over the life of the pool."""
         self._check_can_load(reward)
@@ -182,6 +184,12 @@ class RewardPool:
             self._open_keys.clear()
             self._first_of.clear()
         return scores
+
+    def peak_memory_bytes(self) -> int:
+        """Highest resident memory of any one worker that lives; programs under test are not counted."""
+        with self._lock:
+            pids = list(self._pids)
+        return max((peak_resident_bytes(pid) for pid in pids), default=0)
 
     def close(self) -> None:
         """End its workers; safe to call twice."""
@@ -277,6 +285,8 @@ class RewardPool:
                 if attempt == MAX_STARTS:
                     raise
             else:
+                with self._lock:
+                    self._pids.add(worker.process.pid)
                 return worker
         raise AssertionError("unreachable")
 
@@ -295,6 +305,7 @@ class RewardPool:
         """End a worker that another is to replace."""
         worker.end()
         with self._lock:
+            self._pids.discard(worker.process.pid)
             self.num_workers_replaced += 1
 
     def _print_first_error(self, text: str) -> None:

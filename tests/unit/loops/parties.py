@@ -79,6 +79,9 @@ class Scorer:
 
     def use(self, reward: Any, *, timeout_s: float | None = None) -> None: ...
 
+    def peak_memory_bytes(self) -> int:
+        return 1
+
     def submit(self, prompt: Prompt, sample: Sample, key: tuple[int, int]) -> None:
         self._keys.append(key)
 
