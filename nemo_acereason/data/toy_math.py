@@ -107,7 +107,8 @@ def _draw_terms(rng: random.Random, num_terms: int, largest: int) -> list[int]:
 
 
 def _worked_response(terms: list[int], rng: random.Random, haste_rate: float) -> str:
-    total, lines = terms[0], []
+    total = terms[0]
+    lines: list[str] = []
     for term in terms[1:]:
         if lines and rng.random() < haste_rate:
             break

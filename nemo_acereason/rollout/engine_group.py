@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from nemo_acereason.errors import WeightSyncError
 from nemo_acereason.protocols import RolloutEngine
 from nemo_acereason.records import Prompt, Receipt, Sample, Sampling
 
+Result = TypeVar("Result")
 _Finished = tuple[int, int, Sample]
 
 
@@ -74,7 +75,7 @@ class EngineGroup:
         Raises:
             WeightSyncError: one of them took something else than the others, or could not take it.
         """
-        receipts = self._all(lambda engine: engine.receive_weights(manifest))
+        receipts: list[Receipt] = self._all(lambda engine: engine.receive_weights(manifest))
         first = receipts[0]
         for number, receipt in enumerate(receipts[1:], start=1):
             if replace(receipt, seconds=0.0) != replace(first, seconds=0.0):
@@ -89,6 +90,6 @@ class EngineGroup:
         """End all of them; safe to call twice."""
         self._all(lambda engine: engine.close())
 
-    def _all(self, work: Callable[[RolloutEngine], Any]) -> list[Any]:
+    def _all(self, work: Callable[[RolloutEngine], Result]) -> list[Result]:
         with ThreadPoolExecutor(len(self._engines)) as pool:
             return list(pool.map(work, self._engines))
