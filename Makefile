@@ -1,5 +1,6 @@
 # make demo      set up and run recipe tiny_cpu to its report
 # make test      set up and run linters, types and tests
+# make clean     remove environments and build files; runs stay
 # make test-gpu  the tests that need a CUDA device, in the environment that is active
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,4 +24,4 @@ $(VENV)/.ready: scripts/setup_env.sh scripts/python_env.sh requirements/cpu.txt 
 	bash scripts/setup_env.sh $(VENV)
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf .venv .venv-trl build *.egg-info

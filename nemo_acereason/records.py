@@ -226,7 +226,7 @@ class TrainRow:
 class StepMetrics:
     """What one optimizer step reports, the same on every rank.
 
-    ``loss`` and ``entropy`` and the like are sums over the whole step, already normalised.
+    ``loss`` is the step's, already normalised; ``values`` are what the loss function gave, summed over rows and ranks.
     """
 
     step: int

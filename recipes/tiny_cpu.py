@@ -25,8 +25,10 @@ from nemo_acereason.config.schema import (
 )
 
 HASTE_RATE = 0.3
-MATH = RewardConfig(function="nemo_acereason.rewards.math:math_reward")
-CODE = RewardConfig(function="nemo_acereason.sandbox.code_reward:code_reward", options={"time_limit_s": 2.0})
+MATH = RewardConfig(function="nemo_acereason.rewards.math:math_reward", timeout_s=10.0)
+CODE = RewardConfig(
+    function="nemo_acereason.sandbox.code_reward:code_reward", options={"time_limit_s": 2.0}, timeout_s=600.0
+)
 
 
 def recipe() -> Plan:

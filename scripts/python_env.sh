@@ -3,7 +3,7 @@ TORCH=2.13.0
 
 make_venv() {
     local candidate
-    [ -x "$1/bin/python" ] && return
+    [ -x "$1/bin/pip" ] && return
     for candidate in ${PYTHON:-python3 python3.11 python3.12}; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
             "$candidate" -m venv "$1"

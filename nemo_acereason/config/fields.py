@@ -65,8 +65,8 @@ def _check_one(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}={value}: want one of {', '.join(map(str, choices))}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if math.isnan(value):
-        raise ConfigError(f"{key} is not a number; give one")
+    if not math.isfinite(value):
+        raise ConfigError(f"{key}={value} is not a finite number; give one")
     at_least, at_most, above = metadata.get("at_least"), metadata.get("at_most"), metadata.get("above")
     unit = f" {metadata['unit']}" if metadata.get("unit") else ""
     if at_least is not None and value < at_least:

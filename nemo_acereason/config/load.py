@@ -110,8 +110,12 @@ def check_plan(plan: Plan) -> None:
     for name, stage in plan.stages.items():
         if not stage.data.source:
             raise ConfigError(f"stages.{name}.data.source is empty; give a data file (or --data FILE for all stages)")
-        if isinstance(stage, GrpoStage) and not stage.max_prompt_tokens:
-            raise ConfigError(f"stages.{name}.max_prompt_tokens=0; want at least 1")
+        longest = stage.max_prompt_tokens + stage.max_response_tokens - 1
+        if 0 < plan.trainer.row_tokens < longest:
+            raise ConfigError(
+                f"trainer.row_tokens={plan.trainer.row_tokens}: stages.{name} has sequences of up to {longest} "
+                "positions; raise it, or 0 to fit each step"
+            )
     for name, evaluation in plan.evaluations.items():
         if not evaluation.data.source:
             raise ConfigError(f"evaluations.{name}.data.source is empty; give a data file")

@@ -80,7 +80,10 @@ class RewardConfig:
     )
     options: dict[str, Any] = setting(factory=dict, help="keyword arguments of the function")
     timeout_s: float = setting(
-        60.0, "wall time of one sample; programs have limits of their own for each test", above=0.0, unit="s"
+        60.0,
+        "wall time of one sample; give programs far more: each of their tests has limits of its own",
+        above=0.0,
+        unit="s",
     )
 
 
@@ -88,7 +91,7 @@ class RewardConfig:
 class RewardPoolConfig:
     """The processes that judge samples while others are drawn."""
 
-    num_workers: int = setting(2, "judging processes", at_least=1)
+    num_workers: int = setting(2, "judging processes on each node that has trainer processes", at_least=1)
     memory_gib: float = setting(
         4.0, "address space of each; 0: unlimited. Programs have limits of their own", at_least=0.0, unit="GiB"
     )

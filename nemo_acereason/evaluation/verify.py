@@ -95,9 +95,11 @@ def verify_file(kind: str, input: Path, output: Path, num_workers: int = 2, repo
         raise DataError(f"verify {kind}: unknown kind; want {' or '.join(REWARDS)}")
     summary = VerifySummary(kind)
     start = time.perf_counter()
+    part = output.with_name(f"{output.name}.part")  # takes its name when it is whole; the input may have that name too
     try:
-        with input.open(encoding="utf-8", errors="replace") as rows, output.open("w", encoding="utf-8") as written:
+        with input.open(encoding="utf-8", errors="replace") as rows, part.open("w", encoding="utf-8") as written:
             _verify(kind, rows, written, num_workers, summary)
+        part.replace(output)
     except OSError as error:
         raise DataError(
             f"verify {kind}: {error.filename or input}: {error.strerror}; give readable input and a writable output"

@@ -80,7 +80,7 @@ def longest_sequence(plan: Plan, evaluations: dict[str, Evaluation]) -> int:
         max(len(prompt.token_ids) for prompt in evaluation.prompts) + evaluation.sampling.max_tokens
         for evaluation in evaluations.values()
     ]
-    return max(stages + held_out, default=0)
+    return max(stages + held_out, default=1)  # a plan that never draws: the engine stands idle
 
 
 def _open_stage(plan: Plan, name: str, stage: StageConfig, tokenizer: PreTrainedTokenizerBase) -> ReadyStage:

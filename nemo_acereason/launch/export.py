@@ -34,7 +34,7 @@ def export_checkpoint(checkpoint: Path, to: Path) -> None:
     read_state(checkpoint)
     run_dir = checkpoint.resolve().parent.parent
     plan = read_plan(run_dir / "plan.yaml")
-    one = TrainerConfig(dtype=plan.trainer.dtype)
+    one = TrainerConfig(dtype=plan.trainer.dtype, distributed_optimizer=plan.trainer.distributed_optimizer)
     plan = dataclasses.replace(plan, trainer=one)
     model_dir = model_directory(plan, run_dir)
     dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)

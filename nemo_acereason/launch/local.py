@@ -97,7 +97,9 @@ def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
 
 
 def _first_failed(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    return next((rank for rank, process in enumerate(processes) if process.poll() not in (None, 0)), None)
+    failed = [rank for rank, process in enumerate(processes) if process.poll() not in (None, 0)]
+    # of several found at once the killed one is the cause: the others end because it is gone
+    return min(failed, key=lambda rank: processes[rank].returncode >= 0, default=None)
 
 
 def _failure(logs: Path, rank: int, status: int) -> RankFailure:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from pathlib import Path
 
 from nemo_acereason.config.load import check_plan, import_function
 from nemo_acereason.config.model_arch import read_model_arch
-from nemo_acereason.config.schema import GrpoStage, LogConfig, Plan
+from nemo_acereason.config.schema import GrpoStage, LogConfig, Plan, RewardConfig
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.launch.build import (
     longest_sequence,
@@ -18,6 +19,8 @@ from nemo_acereason.launch.build import (
 )
 from nemo_acereason.resharding.layout import check_layout
 from nemo_acereason.rollout.engine import check_engine
+from nemo_acereason.sandbox.code_reward import code_reward
+from nemo_acereason.sandbox.warm import choose_level
 
 
 def check_before_start(plan: Plan) -> None:
@@ -36,9 +39,9 @@ def check_before_start(plan: Plan) -> None:
         check_layout(arch, tensor_parallel=trainer.tensor_parallel, pipeline_parallel=trainer.pipeline_parallel)
         for name, stage in plan.stages.items():
             if isinstance(stage, GrpoStage):
-                import_function(stage.reward.function, f"stages.{name}.reward.function")
+                _check_reward(stage.reward, f"stages.{name}.reward")
         for name, evaluation in plan.evaluations.items():
-            import_function(evaluation.reward.function, f"evaluations.{name}.reward.function")
+            _check_reward(evaluation.reward, f"evaluations.{name}.reward")
         tokenizer = tokenizer_of(plan, model_dir)
         open_stages(plan, tokenizer)
         longest = longest_sequence(plan, open_evaluations(plan, tokenizer))
@@ -47,6 +50,17 @@ def check_before_start(plan: Plan) -> None:
             f"the longest prompt and response need {longest} tokens, the model's max_position_embeddings is "
             f"{arch.max_positions}; lower max_prompt_tokens or max_response_tokens, or extend the model's rope"
         )
+
+
+def _check_reward(reward: RewardConfig, key: str) -> None:
+    """A reward that cannot be called, or may not run here, would leave every sample of its stage unjudged."""
+    function = import_function(reward.function, f"{key}.function")
+    try:
+        inspect.signature(function).bind(None, None, **reward.options)
+    except TypeError as error:
+        raise ConfigError(f"{key}.options={dict(reward.options)}: {error}; mend the options") from None
+    if function is code_reward:
+        choose_level(reward.options.get("isolation", "auto"))
 
 
 def _check_loggers(config: LogConfig, scratch: Path) -> None:

@@ -9,11 +9,12 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nemo_acereason.config.load import plan_yaml, read_plan, save_plan
-from nemo_acereason.config.schema import Plan
+from nemo_acereason.config.load import plan_yaml, read_plan
+from nemo_acereason.config.schema import GrpoStage, GuardConfig, Plan
 from nemo_acereason.errors import AceReasonError, ConfigError
 from nemo_acereason.evaluation.report import write_report
 from nemo_acereason.evaluation.summary import write_summary
@@ -37,9 +38,8 @@ def start(plan: Plan, run_dir: Path) -> dict[str, Any]:
     _refuse_other_plan(plan, run_dir)
     check_before_start(plan)
     with _lock(run_dir):
-        if not (run_dir / "plan.yaml").exists():
-            (run_dir / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
-            save_plan(plan, run_dir / "plan.yaml")
+        _write(run_dir / "plan.yaml", plan_yaml(plan))
+        _write(run_dir / "versions.json", json.dumps(versions(), indent=2) + "\n")
         if not has_finished(plan, run_dir):
             try:
                 _run_ranks(plan, run_dir)
@@ -87,16 +87,50 @@ def _refuse_other_plan(plan: Plan, run_dir: Path) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"--out {run_dir} is a file; want a directory, new or of a run to go on with")
     if not file.exists():
-        if run_dir.exists() and any(path.name != "lock" for path in run_dir.iterdir()):
+        if run_dir.exists() and any(path.name not in ("lock", "plan.yaml.new") for path in run_dir.iterdir()):
             raise ConfigError(f"--out {run_dir} holds other files and no plan.yaml; give a new or empty directory")
         return
-    old, new = plan_yaml(read_plan(file)).splitlines(), plan_yaml(plan).splitlines()
+    old, new = (plan_yaml(_what_decides_results(p)).splitlines() for p in (read_plan(file), plan))
     if old != new:
         changed = next((pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]), (old[-1], new[-1]))
         raise ConfigError(
             f"--out {run_dir} holds a run of another plan: it has `{changed[0].strip()}`, you ask for "
             f"`{changed[1].strip()}`; give another --out, or the settings it began with"
         )
+
+
+def _what_decides_results(plan: Plan) -> Plan:
+    """The plan without what may change when a run goes on: layout, engine, workers, logs, bounds that stop it."""
+    free = Plan()
+    stages = {
+        name: replace(stage, guards=GuardConfig()) if isinstance(stage, GrpoStage) else stage
+        for name, stage in plan.stages.items()
+    }
+    trainer = replace(
+        plan.trainer,
+        tensor_parallel=free.trainer.tensor_parallel,
+        pipeline_parallel=free.trainer.pipeline_parallel,
+        data_parallel=free.trainer.data_parallel,
+        row_tokens=free.trainer.row_tokens,
+        rows_per_microbatch=free.trainer.rows_per_microbatch,
+        recompute=free.trainer.recompute,
+    )
+    return replace(
+        plan,
+        stages=stages,
+        trainer=trainer,
+        rollout=free.rollout,
+        reward_pool=free.reward_pool,
+        log=free.log,
+        checkpoint=free.checkpoint,
+    )
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all, also when killed in between."""
+    fresh = file.with_name(f"{file.name}.new")
+    fresh.write_text(text)
+    fresh.replace(file)
 
 
 @contextmanager

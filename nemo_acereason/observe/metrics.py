@@ -22,8 +22,10 @@ name                        unit      meaning
 ``reward_seconds_mean``     s         of judging one sample, over judged samples
 ``tokens/prompt``           tokens    prompts of the step, each once however many samples it has
 ``tokens/response``         tokens    sampled in the step
-``tokens/trained``          tokens    with a weight in the loss (SFT stages too)
+``tokens/trained``          tokens    response tokens that the trainer computed (SFT stages too)
 ``tokens_per_s``            tokens/s  sampled (SFT: trained) tokens by the seconds of the step, evaluation apart
+``reward_wait_s``           s         from the last sample to the last verdict; ``seconds/reward_wait`` is the same
+``reward_wait_share``       share     the same, of the seconds of the step, evaluation apart
 ``seconds/PHASE``           s         by :mod:`nemo_acereason.observe.phases`; ``seconds/step`` is the whole
 ``memory/KIND_bytes``       bytes     peak so far: ``trainer``, ``engine``, ``reward_pool``, ``driver``
 ``loss``, ``grad_norm``     --        from the trainer
@@ -104,6 +106,14 @@ def tokens_per_s(metrics: Mapping[str, float]) -> dict[str, float]:
     num_tokens = metrics.get("tokens/response", metrics.get("tokens/trained"))
     seconds = step_seconds(metrics)
     return {"tokens_per_s": num_tokens / seconds} if num_tokens is not None and seconds > 0 else {}
+
+
+def reward_wait(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What judging cost after the last sample, of a step that has its ``seconds/*``; empty where none was measured."""
+    wait_s, seconds = metrics.get("seconds/reward_wait"), step_seconds(metrics)
+    if wait_s is None or seconds <= 0:
+        return {}
+    return {"reward_wait_s": wait_s, "reward_wait_share": wait_s / seconds}
 
 
 def _judged(group: ScoredGroup) -> list[Score]:

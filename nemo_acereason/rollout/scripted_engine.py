@@ -2,7 +2,7 @@
 
 It takes part in refits like a real one: it checks the manifest and reads the buffer. What it says has nothing to do
 with those weights, so its log-probs are one given constant; a trainer that compares them with its own needs a wide
-``max_token_prob_error``.
+``stages.NAME.guards.mean_logp_error``.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def judge_code(
     time_limit_s: float = _DEFAULT.time_limit_s,
     memory_bytes: int = _DEFAULT.memory_bytes,
 ) -> Score:
-    """Judge a program that is already at hand, for ``acereason verify code``.
+    """Judge a program that is already at hand.
 
     Raises:
         DataError: the tests are in no known format.

@@ -30,13 +30,19 @@ def save(
 
     Args:
         identity: plain values that a loading trainer must share, by the name they have in messages.
+    Raises:
+        CheckpointError: it could not be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     state = _sharded_state(model, optimizer, is_loading=False)
     state["step_count"] = step_count
     state["identity"] = dict(identity)
     write_in_process()
-    dist_checkpointing.save(state, str(directory))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        dist_checkpointing.save(state, str(directory))
+    except (CheckpointingException, CheckpointException, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{directory}: cannot be written ({reason}); free space and start again") from error
 
 
 def load(directory: Path, model: GPTModel, optimizer: MegatronOptimizer, identity: Mapping[str, Any]) -> int:

@@ -80,3 +80,11 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
         verify_file("math", tmp_path / "missing.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(DataError, match="want math or code"):
         verify_file("poetry", tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+
+
+def test_output_may_take_the_place_of_the_input_once_it_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"id": 1, "response": "\\\\boxed{3}", "answer": "3"}\n')
+    verify_file("math", file, file, num_workers=1)
+    assert json.loads(file.read_text())["verdict"] == "correct"
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

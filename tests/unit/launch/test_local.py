@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nemo_acereason.launch import local
-from nemo_acereason.launch.local import RankFailure, run_ranks
+from nemo_acereason.launch.local import RankFailure, _first_failed, run_ranks
 
 RANK = """
 import json, os, signal, sys, time
@@ -126,3 +126,16 @@ def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
     code = "from nemo_acereason.sandbox.lifetime import die_with_parent; die_with_parent(1 << 22); print('alive')"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (answer.returncode, answer.stdout) == (1, "")
+
+
+def test_of_several_ends_found_at_once_the_killed_one_is_the_cause() -> None:
+    class Ended:
+        def __init__(self, returncode: int) -> None:
+            self.returncode = returncode
+
+        def poll(self) -> int:
+            return self.returncode
+
+    assert _first_failed([Ended(1), Ended(-9), Ended(1)]) == 1  # type: ignore[list-item]
+    assert _first_failed([Ended(0), Ended(3)]) == 1  # type: ignore[list-item]
+    assert _first_failed([Ended(0), Ended(0)]) is None  # type: ignore[list-item]

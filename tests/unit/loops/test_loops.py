@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from nemo_acereason.config.schema import GuardConfig
-from nemo_acereason.errors import MismatchError, WeightSyncError
+from nemo_acereason.config.schema import GuardConfig, RewardConfig
+from nemo_acereason.errors import MismatchError, RunStopped, WeightSyncError
 from nemo_acereason.loops.grpo import check_mismatch
-from nemo_acereason.loops.run import Run
+from nemo_acereason.loops.run import Run, _refuse_unjudged
 from nemo_acereason.loops.stages import run_stages
-from nemo_acereason.records import StepMetrics
+from nemo_acereason.records import Prompt, Score, ScoredGroup, StepMetrics, Verdict
 from tests.unit.loops.parties import grpo_stage, make_run, ready
 
 
@@ -100,3 +100,12 @@ def test_guards(mean: float, largest: float, guards: GuardConfig, stopped_by: st
         return
     with pytest.raises(MismatchError, match=rf"step 7 of stage math: sampler and trainer disagree, {stopped_by} = "):
         check_mismatch("math", metrics, guards)
+
+
+def test_a_reward_that_judges_nothing_stops_the_run() -> None:
+    score = Score.of(Verdict.INFRASTRUCTURE, detail="KeyError: 'x'")
+    group = ScoredGroup(Prompt("p", "", "", "math", "", (1,)), (), (score, score))
+    with pytest.raises(RunStopped, match=r"judged none of 4 samples \(KeyError: 'x'\)"):
+        _refuse_unjudged([group, group], RewardConfig())
+    judged = ScoredGroup(group.prompt, (), (score, Score.of(Verdict.WRONG)))
+    _refuse_unjudged([group, judged], RewardConfig())
