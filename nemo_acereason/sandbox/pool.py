@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,16 +119,25 @@ class RewardPool:
         num_workers: processes.
         timeout_s: wall seconds one sample may take before its worker is killed and it is called ``timeout``.
         memory_bytes: address space of one worker; 0: unlimited.
+        on_score: told every score as it is known, from any thread, before :meth:`collect` returns it; must not raise.
 
     Raises:
         ConfigError: the reward function cannot be imported.
     """
 
     def __init__(
-        self, reward: RewardConfig, *, num_workers: int = 2, timeout_s: float = 10.0, memory_bytes: int = 4 << 30
+        self,
+        reward: RewardConfig,
+        *,
+        num_workers: int = 2,
+        timeout_s: float = 10.0,
+        memory_bytes: int = 4 << 30,
+        on_score: Callable[[tuple[int, int], Score], None] | None = None,
     ) -> None:
+        self.num_workers = num_workers
+        self.timeout_s = timeout_s
         self._memory_bytes = memory_bytes
-        self._timeout_s = timeout_s
+        self._on_score = on_score
         self._lock = threading.Condition()
         self._queue: collections.deque[_Job] = collections.deque()
         self._first_of: dict[tuple[Any, ...], _Job] = {}
@@ -149,14 +159,15 @@ class RewardPool:
 
     def use(self, reward: RewardConfig, *, timeout_s: float | None = None) -> None:
         """Judge what is submitted from now on with another reward (a new stage, an evaluation)."""
-        self._reward = reward
+        self.reward = reward
         if timeout_s is not None:
-            self._timeout_s = timeout_s
+            self.timeout_s = timeout_s
 
     def submit(self, prompt: Prompt, sample: Sample, key: tuple[int, int]) -> None:
         """Begin to judge; returns at once. ``key`` is any pair that is not under way already."""
-        function, options = self._reward.function, dict(self._reward.options)
-        identity = (function, repr(options), prompt.prompt_id, sample.text, sample.finish_reason, sample.token_ids)
+        function, options = self.reward.function, dict(self.reward.options)
+        identity = identity_of(self.reward, prompt, sample)
+        known: Score | None = None
         with self._lock:
             assert not self._closed, "submit on a closed pool"
             assert key not in self._open_keys, f"key {key} is under way already"
@@ -164,15 +175,23 @@ class RewardPool:
             first = self._first_of.get(identity)
             if first is None:
                 request = pickle.dumps(("judge", function, options, prompt, sample), pickle.HIGHEST_PROTOCOL)
-                job = _Job(key, function, request, self._timeout_s)
+                job = _Job(key, function, request, self.timeout_s)
                 self._first_of[identity] = job
                 self._queue.append(job)
                 self._lock.notify()
             elif first.key in self._scores:
-                self._scores[key] = self._scores[first.key]
+                known = self._scores[key] = self._scores[first.key]
                 self._lock.notify_all()
             else:
                 first.twins.append(key)
+        if known is not None and self._on_score:
+            self._on_score(key, known)
+
+    @property
+    def num_open(self) -> int:
+        """Samples that are submitted and not yet judged."""
+        with self._lock:
+            return len(self._open_keys) - len(self._scores)
 
     def collect(self) -> dict[tuple[int, int], Score]:
         """Wait for everything submitted since the last call and return it by key."""
@@ -226,7 +245,7 @@ class RewardPool:
         worker: _Worker | None = None
         try:
             with contextlib.suppress(OSError, _WorkerDied, _WorkerLate):  # a job will tell, if it is asked to
-                worker = self._start_worker(self._reward.function)
+                worker = self._start_worker(self.reward.function)
             while (job := self._next_job()) is not None:
                 if worker is not None and worker.process.poll() is not None:  # killed while idle: not this job's doing
                     self._end(worker)
@@ -297,9 +316,12 @@ class RewardPool:
 
     def _finish(self, job: _Job, score: Score) -> None:
         with self._lock:
-            for key in (job.key, *job.twins):
-                self._scores[key] = score
+            keys = (job.key, *job.twins)
+            self._scores |= dict.fromkeys(keys, score)
             self._lock.notify_all()
+        if self._on_score:
+            for key in keys:
+                self._on_score(key, score)
 
     def _end(self, worker: _Worker) -> None:
         """End a worker that another is to replace."""
@@ -314,6 +336,12 @@ class RewardPool:
                 return
             self._error_was_printed = True
         print(f"a reward function raised; the sample is left out of the step:\n{text}", file=sys.stderr)
+
+
+def identity_of(reward: RewardConfig, prompt: Prompt, sample: Sample) -> tuple[Any, ...]:
+    """Samples of one step that are equal in this get one verdict: they are judged once."""
+    options = repr(dict(reward.options))
+    return reward.function, options, prompt.prompt_id, sample.text, sample.finish_reason, sample.token_ids
 
 
 def _infrastructure(detail: str, seconds: float = 0.0) -> Score:
