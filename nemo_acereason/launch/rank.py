@@ -1,6 +1,7 @@
 """One trainer process: ``python -m nemo_acereason.launch.rank RUN_DIR``, started by torchrun, srun or our own launcher.
 
-Reads everything from ``RUN/plan.yaml``. Rank 0 also owns the rollout engine, the reward pool and the log.
+Reads everything from ``RUN/plan.yaml``. Rank 0 also owns the rollout engine, the reward pool and the log; on other
+nodes the first rank lends it the cores of its node for judging.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from nemo_acereason.launch.build import (
     tokenizer_of,
 )
 from nemo_acereason.launch.resume import CheckpointStore
+from nemo_acereason.launch.scorer import start_scorer
 from nemo_acereason.loops.run import Evaluation, Leader, Run
 from nemo_acereason.loops.stages import run_stages
 from nemo_acereason.observe.log import RunLog
@@ -40,6 +42,7 @@ from nemo_acereason.resharding.shm_link import SharedMemoryLink
 from nemo_acereason.rollout.engine import build_engine
 from nemo_acereason.sandbox.lifetime import die_with_parent
 from nemo_acereason.sandbox.pool import RewardPool
+from nemo_acereason.sandbox.remote_pool import SpreadPool
 
 if TYPE_CHECKING:
     from nemo_acereason.trainer.policy_trainer import MegatronTrainer
@@ -56,7 +59,6 @@ def run_rank(run_dir: Path) -> None:
         # a rank waits for the leader while the engine draws a whole batch
         timeout=datetime.timedelta(seconds=plan.rollout.timeout_s),
     )
-    is_leader = dist.get_rank() == 0
     model_dir = on_leader(lambda: model_directory(plan, run_dir))
     tokenizer = tokenizer_of(plan, model_dir)
     evaluations = open_evaluations(plan, tokenizer)
@@ -68,8 +70,9 @@ def run_rank(run_dir: Path) -> None:
     if found:
         trainer.load(found[0] / "model")
     link = SharedMemoryLink()
+    scorer, server = start_scorer(plan.reward_pool, first_reward(plan, evaluations))
     with Progress({name: stage.num_steps for name, stage in plan.stages.items()}) as progress:
-        leader = start_leader(plan, run_dir, model_dir, evaluations, progress) if is_leader else None
+        leader = start_leader(plan, run_dir, model_dir, evaluations, progress, scorer) if scorer else None
         try:
             if leader:
                 leader.log.resume_at(trainer.step_count)
@@ -79,6 +82,8 @@ def run_rank(run_dir: Path) -> None:
             link.close()
             if leader:
                 leader.close()
+            if server:
+                server.close()
     dist.barrier()
 
 
@@ -101,18 +106,23 @@ def build_trainer(plan: Plan, model_dir: Path) -> MegatronTrainer:
     return MegatronTrainer(arch, plan.trainer, first_stage.optimizer, weights, seed=plan.seed)
 
 
-def start_leader(
-    plan: Plan, run_dir: Path, model_dir: Path, evaluations: dict[str, Evaluation], progress: Progress
-) -> Leader:
-    """Engine, reward pool and log: what rank 0 owns."""
+def first_reward(plan: Plan, evaluations: dict[str, Evaluation]) -> RewardConfig:
+    """What the reward pool is warm for at the start."""
     rewards = [stage.reward for stage in plan.stages.values() if isinstance(stage, GrpoStage)]
     rewards += [evaluation.config.reward for evaluation in evaluations.values()]
+    return rewards[0] if rewards else RewardConfig()
+
+
+def start_leader(
+    plan: Plan,
+    run_dir: Path,
+    model_dir: Path,
+    evaluations: dict[str, Evaluation],
+    progress: Progress,
+    scorer: RewardPool | SpreadPool,
+) -> Leader:
+    """Engine, reward pool and log: what rank 0 owns."""
     log = RunLog(run_dir, plan.log, dataclasses.asdict(plan))
-    scorer = RewardPool(
-        rewards[0] if rewards else RewardConfig(),
-        num_workers=plan.reward_pool.num_workers,
-        memory_bytes=int(plan.reward_pool.memory_gib * 2**30),
-    )
     engine = build_engine(
         plan.rollout,
         model_dir=model_dir,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from nemo_acereason.config.schema import EvalConfig, Plan, RewardConfig, StageConfig
 from nemo_acereason.errors import WeightSyncError
 from nemo_acereason.observe.log import RunLog
-from nemo_acereason.observe.metrics import rollout_metrics, tokens_per_s
+from nemo_acereason.observe.metrics import reward_wait, rollout_metrics, tokens_per_s
 from nemo_acereason.observe.phases import Phases
 from nemo_acereason.observe.progress import Progress
 from nemo_acereason.parallel.collectives import max_over_ranks, on_leader
@@ -22,6 +22,7 @@ from nemo_acereason.protocols import PolicyTrainer, RolloutEngine, WeightLink
 from nemo_acereason.records import Prompt, Sampling, ScoredGroup
 from nemo_acereason.rollout.draw import collect_groups, draw_and_score
 from nemo_acereason.sandbox.pool import RewardPool
+from nemo_acereason.sandbox.remote_pool import SpreadPool
 
 
 class Stream(Protocol):
@@ -43,7 +44,7 @@ class Leader:
     """What one rank alone owns."""
 
     engine: RolloutEngine
-    scorer: RewardPool
+    scorer: RewardPool | SpreadPool
     log: RunLog
     progress: Progress
     record: Callable[..., dict[str, float]]
@@ -128,7 +129,7 @@ class Run:
         step = self.trainer.step_count
         values = {**metrics, **seconds, "memory/trainer_bytes": trainer_bytes}
         if groups:
-            values |= rollout_metrics(groups)
+            values |= rollout_metrics(groups) | reward_wait(values)
             values["memory/engine_bytes"] = self.leader.engine.peak_memory_bytes()
             values["memory/reward_pool_bytes"] = self.leader.scorer.peak_memory_bytes()
         values |= tokens_per_s(values)

@@ -50,10 +50,15 @@ def barrier(group: dist.ProcessGroup | None = None) -> None:
         dist.barrier(group)
 
 
+def from_all_ranks(value: Result, group: dist.ProcessGroup | None = None) -> list[Result]:
+    """One (picklable) value per rank, in rank order, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size(group) == 1:
+        return [value]
+    values = [value] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
 def max_over_ranks(value: int, group: dist.ProcessGroup | None = None) -> int:
     """The largest of one integer per rank, on every rank."""
-    if not dist.is_initialized() or dist.get_world_size(group) == 1:
-        return value
-    values: list[int] = [0] * dist.get_world_size(group)
-    dist.all_gather_object(values, value, group=group)
-    return max(values)
+    return max(from_all_ranks(value, group))

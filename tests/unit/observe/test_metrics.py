@@ -1,6 +1,6 @@
 import pytest
 
-from nemo_acereason.observe.metrics import rollout_metrics, step_seconds, tokens_per_s, trainer_metrics
+from nemo_acereason.observe.metrics import reward_wait, rollout_metrics, step_seconds, tokens_per_s, trainer_metrics
 from nemo_acereason.records import Prompt, Sample, Score, ScoredGroup, StepMetrics, Verdict
 
 
@@ -78,6 +78,12 @@ def test_tokens_per_s_leaves_evaluation_out() -> None:
 
 def test_tokens_per_s_of_sft_counts_trained_tokens() -> None:
     assert tokens_per_s({"tokens/trained": 100, "seconds/step": 4.0}) == {"tokens_per_s": 25.0}
+
+
+def test_reward_wait_is_a_share_of_the_step_without_evaluation() -> None:
+    metrics = {"seconds/reward_wait": 0.5, "seconds/step": 12.0, "seconds/evaluate": 2.0}
+    assert reward_wait(metrics) == {"reward_wait_s": 0.5, "reward_wait_share": 0.05}
+    assert reward_wait({"seconds/step": 12.0}) == {}
 
 
 @pytest.mark.parametrize("metrics", [{}, {"tokens/response": 3}, {"seconds/step": 2.0}])
