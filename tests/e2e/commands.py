@@ -35,7 +35,7 @@ SCRIPTED = [
         for guard in ("mean_logp_error=100", "max_logp_error=0")
     ),
 ]
-MEASURED = ("time", "seconds", "memory/", "tokens_per_s", "reward_seconds")
+MEASURED = ("time", "seconds", "memory/", "tokens_per_s", "reward_seconds", "reward_wait")
 """Beginnings of the names of what is measured anew each time; every other metric is the same every time."""
 DEADLINE_S = 240.0
 
