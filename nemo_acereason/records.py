@@ -2,7 +2,7 @@
 
 ::
 
-    Prompt -> Sample (RolloutGroup) -> Score (ScoredGroup) -> TrainSample -> TrainRow -> StepMetrics
+    Prompt -> Sample -> Score (ScoredGroup: the G samples of a prompt) -> TrainSample -> TrainRow -> StepMetrics
                                                                    Receipt (of a refit) -> next step
 
 All are frozen. Each one but :class:`TrainRow` turns into plain JSON with :func:`to_json`, so any stage of the loop
@@ -87,14 +87,6 @@ class Sample:
         return self.finish_reason == "length"
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutGroup:
-    """The G responses to one prompt, in sample order (not in the order they finished)."""
-
-    prompt: Prompt
-    samples: tuple[Sample, ...]
-
-
 class Verdict(enum.StrEnum):
     """Why a response got its reward. Only ``CORRECT`` is worth 1."""
 
@@ -172,7 +164,7 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A rollout group and one score per sample, in the same order."""
+    """The G responses to one prompt in sample order (not in the order they finished), and one score each."""
 
     prompt: Prompt
     samples: tuple[Sample, ...]

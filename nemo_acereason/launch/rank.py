@@ -56,8 +56,9 @@ def run_rank(run_dir: Path) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-        # a rank waits for the leader while the engine draws a whole batch
-        timeout=datetime.timedelta(seconds=plan.rollout.timeout_s),
+        # ranks wait for the leader while it draws, judges and evaluates, however long that takes: the engine's silence
+        # is the leader's to notice, a dead rank shows as a closed connection, and the launcher ends the others
+        timeout=datetime.timedelta(days=7),
     )
     model_dir = on_leader(lambda: model_directory(plan, run_dir))
     tokenizer = tokenizer_of(plan, model_dir)
@@ -151,7 +152,7 @@ def main() -> NoReturn:
         if isinstance(error, AceReasonError):
             status, report = error.exit_status, {"message": str(error), "is_known": True}
         else:
-            status, report = 1, {"message": f"{type(error).__name__}: {error}", "is_known": False}
+            status, report = 1, {"message": _one_line(error), "is_known": False}
         report["exit_status"] = status
         (run_dir / "logs" / f"error_{rank}.json").write_text(json.dumps(report))
     else:
@@ -161,6 +162,10 @@ def main() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nemo_acereason.config.schema import EvalConfig, Plan, RewardConfig, StageConfig
-from nemo_acereason.errors import WeightSyncError
+from nemo_acereason.errors import RunStopped, WeightSyncError
 from nemo_acereason.observe.log import RunLog
 from nemo_acereason.observe.metrics import reward_wait, rollout_metrics, tokens_per_s
 from nemo_acereason.observe.phases import Phases
 from nemo_acereason.observe.progress import Progress
 from nemo_acereason.parallel.collectives import max_over_ranks, on_leader
 from nemo_acereason.protocols import PolicyTrainer, RolloutEngine, WeightLink
-from nemo_acereason.records import Prompt, Sampling, ScoredGroup
+from nemo_acereason.records import Prompt, Sampling, ScoredGroup, Verdict
 from nemo_acereason.rollout.draw import collect_groups, draw_and_score
 from nemo_acereason.sandbox.pool import RewardPool
 from nemo_acereason.sandbox.remote_pool import SpreadPool
@@ -114,7 +114,9 @@ class Run:
             with self.phases(phase):
                 samples = draw_and_score(engine, scorer, prompts, sampling, seeds)
             with self.phases("reward_wait" if phase == "generate" else phase):
-                return collect_groups(scorer, prompts, samples, sampling.num_samples)
+                groups = collect_groups(scorer, prompts, samples, sampling.num_samples)
+            _refuse_unjudged(groups, reward)
+            return groups
 
         return on_leader(on_the_leader)
 
@@ -175,3 +177,17 @@ class Run:
                 self.leader.log.log_event("evaluation", step, stage=stage, when=when, name=name, metrics=metrics)
                 figures = "  ".join(f"{key} {value:.3f}" for key, value in metrics.items())
                 self.leader.progress.note(f"{stage} {when}: {name}  {figures}")
+
+
+def _refuse_unjudged(groups: Sequence[ScoredGroup], reward: RewardConfig) -> None:
+    """A reward that judges nothing would train on nothing, step after step, without a word.
+
+    Raises:
+        RunStopped: no sample of the batch was judged.
+    """
+    scores = [score for group in groups for score in group.scores]
+    if scores and all(score.verdict is Verdict.INFRASTRUCTURE for score in scores):
+        raise RunStopped(
+            f"reward {reward.function} judged none of {len(scores)} samples ({scores[0].detail}); mend it and start "
+            "again; the first traceback is in RUN/logs/rank_0.log"
+        )

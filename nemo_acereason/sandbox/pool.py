@@ -31,7 +31,7 @@ from nemo_acereason.observe.memory import peak_resident_bytes
 from nemo_acereason.records import Prompt, Sample, Score, Verdict
 from nemo_acereason.sandbox.reward_worker import read_frame, write_frame
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 6
 """Workers that may die under one sample before it is called our failure."""
 MAX_STARTS = 5
 """Workers that may die in a row before they have judged anything."""
@@ -251,7 +251,12 @@ class RewardPool:
                     self._end(worker)
                     worker = None
                 job.attempts += 1
-                worker, score = self._judge(worker, job)
+                try:
+                    worker, score = self._judge(worker, job)
+                except Exception as error:  # a slot that ended here would let collect() wait for ever
+                    if worker is not None:
+                        self._end(worker)
+                    worker, score = None, _infrastructure(f"{type(error).__name__}: {error}")
                 if score is None:
                     with self._lock:
                         self._queue.appendleft(job)
@@ -341,7 +346,8 @@ class RewardPool:
 def identity_of(reward: RewardConfig, prompt: Prompt, sample: Sample) -> tuple[Any, ...]:
     """Samples of one step that are equal in this get one verdict: they are judged once."""
     options = repr(dict(reward.options))
-    return reward.function, options, prompt.prompt_id, sample.text, sample.finish_reason, sample.token_ids
+    asked = prompt.prompt_id, prompt.problem, repr(prompt.reference)
+    return reward.function, options, *asked, sample.text, sample.finish_reason, sample.token_ids
 
 
 def _infrastructure(detail: str, seconds: float = 0.0) -> Score:

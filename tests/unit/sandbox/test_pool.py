@@ -17,7 +17,7 @@ import pytest
 from nemo_acereason.config.schema import RewardConfig
 from nemo_acereason.errors import AceReasonError, ConfigError
 from nemo_acereason.records import Prompt, Sample, Score, Verdict
-from nemo_acereason.sandbox.pool import RewardPool
+from nemo_acereason.sandbox.pool import MAX_ATTEMPTS, RewardPool
 
 ECHO = RewardConfig("pool_rewards:echo")
 
@@ -106,7 +106,7 @@ def test_a_worker_that_always_dies_is_our_failure_not_a_wrong_answer(pool: Rewar
     score = judge(pool, text)
     assert score.verdict is Verdict.INFRASTRUCTURE
     assert "worker died" in score.detail
-    assert pool.num_workers_replaced == 3
+    assert pool.num_workers_replaced == MAX_ATTEMPTS
     assert judge(pool, "fine").verdict is Verdict.CORRECT
 
 
