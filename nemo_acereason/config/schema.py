@@ -92,6 +92,7 @@ class RewardPoolConfig:
     """The processes that judge samples while others are drawn."""
 
     num_workers: int = setting(2, "judging processes on each node that has trainer processes", at_least=1)
+    cores: list[int] = setting(factory=list, help="cores of each node they may use; empty: all")
     memory_gib: float = setting(
         4.0, "address space of each; 0: unlimited. Programs have limits of their own", at_least=0.0, unit="GiB"
     )

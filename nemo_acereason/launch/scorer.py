@@ -15,7 +15,7 @@ from multiprocessing.context import AuthenticationError
 import torch.distributed as dist
 
 from nemo_acereason.config.schema import RewardConfig, RewardPoolConfig
-from nemo_acereason.errors import AceReasonError
+from nemo_acereason.errors import AceReasonError, ConfigError
 from nemo_acereason.parallel.collectives import from_all_ranks, on_leader
 from nemo_acereason.sandbox.pool import RewardPool
 from nemo_acereason.sandbox.remote_pool import PoolServer, RemotePool, SpreadPool
@@ -37,12 +37,20 @@ def start_scorer(
     local: RewardPool | None = None
     server: PoolServer | None = None
     failure: AceReasonError | OSError | None = None
+    cores = set(config.cores)
     try:
+        if absent := cores - os.sched_getaffinity(0):
+            raise ConfigError(
+                f"reward_pool.cores names {min(absent)}, which {socket.gethostname()} does not have or give; "
+                f"use some of {', '.join(map(str, sorted(os.sched_getaffinity(0))))}"
+            )
         if is_leader:
-            local = RewardPool(reward, num_workers=config.num_workers, memory_bytes=memory_bytes)
+            local = RewardPool(reward, num_workers=config.num_workers, memory_bytes=memory_bytes, cores=cores)
         elif os.environ.get("LOCAL_RANK") == "0":
             host = address_towards(os.environ["MASTER_ADDR"])
-            server = PoolServer(reward, secret, host=host, num_workers=config.num_workers, memory_bytes=memory_bytes)
+            server = PoolServer(
+                reward, secret, host=host, num_workers=config.num_workers, memory_bytes=memory_bytes, cores=cores
+            )
     except (AceReasonError, OSError) as error:
         failure = error
     told = from_all_ranks((server.address if server else None, failure))

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ class _WorkerLate(Exception):
 class _Worker:
     """One process and its two pipes. Used by one thread only: the kernel kills it when that thread ends."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, cores: Collection[int] = ()) -> None:
         request_read, self._requests = os.pipe()
         self._answers, answer_write = os.pipe()
         command = [sys.executable, "-m", "nemo_acereason.sandbox.reward_worker"]
@@ -72,6 +72,8 @@ class _Worker:
         finally:
             os.close(request_read)
             os.close(answer_write)
+        if cores:  # what the worker starts inherits them
+            os.sched_setaffinity(self.process.pid, cores)
 
     def ask(self, request: bytes, timeout_s: float) -> dict[str, Any]:
         try:
@@ -119,6 +121,7 @@ class RewardPool:
         num_workers: processes.
         timeout_s: wall seconds one sample may take before its worker is killed and it is called ``timeout``.
         memory_bytes: address space of one worker; 0: unlimited.
+        cores: of this machine that workers and their programs may use; empty: all.
         on_score: told every score as it is known, from any thread, before :meth:`collect` returns it; must not raise.
 
     Raises:
@@ -132,11 +135,13 @@ class RewardPool:
         num_workers: int = 2,
         timeout_s: float = 10.0,
         memory_bytes: int = 4 << 30,
+        cores: Collection[int] = (),
         on_score: Callable[[tuple[int, int], Score], None] | None = None,
     ) -> None:
         self.num_workers = num_workers
         self.timeout_s = timeout_s
         self._memory_bytes = memory_bytes
+        self._cores = cores
         self._on_score = on_score
         self._lock = threading.Condition()
         self._queue: collections.deque[_Job] = collections.deque()
@@ -226,7 +231,7 @@ class RewardPool:
 
     def _check_can_load(self, reward: RewardConfig) -> None:
         """Import the function once in a worker, so that a wrong name is found before anything runs."""
-        worker = _Worker(self._memory_bytes)
+        worker = _Worker(self._memory_bytes, self._cores)
         try:
             answer = worker.load(reward.function)
         except (_WorkerDied, _WorkerLate) as error:
@@ -301,7 +306,7 @@ class RewardPool:
             OSError, _WorkerDied, _WorkerLate: none could be started, ``MAX_STARTS`` times.
         """
         for attempt in itertools.count(1):
-            worker = _Worker(self._memory_bytes)
+            worker = _Worker(self._memory_bytes, self._cores)
             try:
                 worker.load(function)
             except (_WorkerDied, _WorkerLate):

@@ -21,7 +21,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from multiprocessing.context import AuthenticationError
@@ -43,19 +43,28 @@ class PoolServer:
     Args:
         secret: proves the leader to us and us to the leader.
         host: this node's address to listen on; the port is any free one.
-        num_workers, memory_bytes: of the :class:`RewardPool`.
+        num_workers, memory_bytes, cores: of the :class:`RewardPool`.
 
     Raises:
         ConfigError: the reward function cannot be imported.
     """
 
     def __init__(
-        self, reward: RewardConfig, secret: bytes, *, host: str, num_workers: int, memory_bytes: int = 4 << 30
+        self,
+        reward: RewardConfig,
+        secret: bytes,
+        *,
+        host: str,
+        num_workers: int,
+        memory_bytes: int = 4 << 30,
+        cores: Collection[int] = (),
     ) -> None:
         self._secret = secret
         self._link: _Link | None = None
         self._is_closing = False
-        self._pool = RewardPool(reward, num_workers=num_workers, memory_bytes=memory_bytes, on_score=self._answer)
+        self._pool = RewardPool(
+            reward, num_workers=num_workers, memory_bytes=memory_bytes, cores=cores, on_score=self._answer
+        )
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family, backlog=16)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]

@@ -255,3 +255,11 @@ def _marked(mark: str) -> set[int]:
             except OSError:
                 continue
     return found
+
+
+def test_workers_keep_to_the_cores_they_were_given() -> None:
+    core = min(os.sched_getaffinity(0))
+    before = children()
+    with RewardPool(ECHO, num_workers=1, cores=[core]) as pool:
+        judge(pool, "a")
+        assert [os.sched_getaffinity(pid) for pid in children() - before] == [{core}]
