@@ -1,6 +1,6 @@
 """All trainer ranks of a run on this machine: started together, ended together, one reason told.
 
-The same ranks start under torchrun or srun on a cluster; nothing here is known to them.
+A rank finds its place in the variables torchrun would set; nothing else here is known to it.
 """
 
 from __future__ import annotations

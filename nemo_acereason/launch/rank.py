@@ -1,4 +1,4 @@
-"""One trainer process: ``python -m nemo_acereason.launch.rank RUN_DIR``, started by torchrun, srun or our own launcher.
+"""One trainer process: ``python -m nemo_acereason.launch.rank RUN_DIR``, started by our own launcher.
 
 Reads everything from ``RUN/plan.yaml``. Rank 0 also owns the rollout engine, the reward pool and the log; on other
 nodes the first rank lends it the cores of its node for judging.
