@@ -110,6 +110,11 @@ def check_plan(plan: Plan) -> None:
     for name, stage in plan.stages.items():
         if not stage.data.source:
             raise ConfigError(f"stages.{name}.data.source is empty; give a data file (or --data FILE for all stages)")
+        if isinstance(stage, GrpoStage) and stage.top_p < 1.0:
+            raise ConfigError(
+                f"stages.{name}.top_p={stage.top_p}: the trainer's log-probs are of the whole softmax, those of a "
+                "nucleus would not agree; use 1"
+            )
         longest = stage.max_prompt_tokens + stage.max_response_tokens - 1
         if 0 < plan.trainer.row_tokens < longest:
             raise ConfigError(

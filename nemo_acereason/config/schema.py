@@ -108,7 +108,7 @@ class OptimizerConfig:
     )
     warmup_steps: int = setting(0, "linear warm-up", at_least=0)
     min_learning_rate: float = setting(0.0, "where cosine and linear end", at_least=0.0)
-    beta1: float = setting(0.9, "", at_least=0.0, at_most=1.0)
+    beta1: float = setting(0.9, "", at_least=0.0, at_most=0.9999)
     beta2: float = setting(0.999, "framework default; Cascade uses 0.95 [C App. D]", at_least=0.0, at_most=1.0)
     epsilon: float = setting(1e-8, "", above=0.0)
     weight_decay: float = setting(0.01, "framework default, not confirmed for the papers", at_least=0.0)

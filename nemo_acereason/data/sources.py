@@ -11,6 +11,7 @@ import difflib
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,21 @@ def load_rows(config: DataConfig, wanted: Sequence[str] = PROMPT_FIELDS) -> list
             )
     if num_empty:
         _log.warning("%s: left out %d of %d rows with an empty column", config.source, num_empty, num_empty + len(rows))
+    if config.prompt_id:
+        _refuse_repeated_ids(config, rows)
     if not rows:
         raise DataError(f"{config.source}: no rows to use ({num_empty} with an empty column); want at least one")
     return rows
+
+
+def _refuse_repeated_ids(config: DataConfig, rows: Sequence[Row]) -> None:
+    """Evaluations and epoch filters keep one record per id: two problems of one id would be taken for one."""
+    for prompt_id, count in Counter(str(row[config.prompt_id]) for row in rows).items():
+        if count > 1:
+            raise DataError(
+                f"{config.source}: column {config.prompt_id!r} has {prompt_id!r} in {count} rows; want an id of "
+                "its own for each, or leave data.prompt_id empty to go by row number"
+            )
 
 
 def row_id(config: DataConfig, row: Row, index: int) -> str:

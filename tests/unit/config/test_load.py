@@ -73,6 +73,7 @@ def test_mistakes_name_key_value_and_what_was_wanted(plan: Plan, difference: dic
         ("seed=-1", "seed=-1: want at least 0"),
         ("stages.sft.optimizer.learning_rate=0", "learning_rate=0.0: want more than 0"),
         ("stages.sft.optimizer.learning_rate=.nan", "is not a finite number"),
+        ("stages.math_short.top_p=0.9", "math_short.top_p=0.9: the trainer.s log-probs"),
         ("stages.math_short.num_samples=1", "num_samples=1: want at least 2"),
         ("trainer.dtype=half", "trainer.dtype=half: want one of bfloat16, float32"),
         ("rollout.timeout_s=0", "rollout.timeout_s=0.0: want more than 0.0 s"),

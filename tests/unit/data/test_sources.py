@@ -170,3 +170,11 @@ def test_every_gsm8k_answer_becomes_a_number(shared_dir: Path) -> None:
         source=str(shared_dir / "data/eval/gsm8k_test.json"), transform="nemo_acereason.data.transforms:gsm8k"
     )
     assert all(re.fullmatch(r"-?\d+(\.\d+)?", row["answer"]) for row in load_rows(config))
+
+
+def test_ids_that_repeat_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f'{{"id": "{name}", "problem": "1+1", "answer": "2"}}\n' for name in "aba"))
+    with pytest.raises(DataError, match="column 'id' has 'a' in 2 rows"):
+        load_rows(DataConfig(source=str(file), prompt_id="id"))
+    assert len(load_rows(DataConfig(source=str(file)))) == 3
