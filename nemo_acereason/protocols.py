@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 class PromptSource(Protocol):
     """A stream of prompts whose position can be stored and restored."""
 
+    @property
+    def num_dropped(self) -> int:
+        """Rows left out so far because they were too long."""
+
     def take(self, count: int) -> list[Prompt]:
         """The next ``count`` prompts; goes on into the next epoch where one ends."""
 

@@ -28,6 +28,9 @@ from nemo_acereason.sandbox.remote_pool import SpreadPool
 class Stream(Protocol):
     """A stage's data, as far as its position goes."""
 
+    @property
+    def num_dropped(self) -> int: ...
+
     def state(self) -> dict[str, Any]: ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
@@ -159,10 +162,17 @@ class Run:
             if first_step == 1:
                 self.leader.log.log_event("stage_start", self.trainer.step_count, stage=name, kind=stage.kind)
 
-    def end_stage(self, name: str, reason: str) -> None:
-        """A stage is over; its checkpoint comes next."""
+    def end_stage(self, name: str, reason: str, *, num_dropped: int) -> None:
+        """A stage is over; its checkpoint comes next.
+
+        Args:
+            num_dropped: rows that were longer than the stage takes, and so left out.
+        """
         if self.leader:
-            self.leader.log.log_event("stage_end", self.trainer.step_count, stage=name, exit_reason=reason)
+            step, log = self.trainer.step_count, self.leader.log
+            log.log_event("stage_end", step, stage=name, exit_reason=reason, num_rows_too_long=num_dropped)
+            if num_dropped:
+                self.leader.progress.note(f"{name}: left out {num_dropped} rows longer than the stage takes")
 
     def evaluate(self, stage: str, when: str) -> None:
         """Sample every held-out set with the present weights, the same draws each time."""

@@ -41,6 +41,6 @@ def run_stages(run: Run, stages: Sequence[ReadyStage], resume: Mapping[str, Any]
         reason = stage.train(run, first_step)
         if stage.config.evaluate:
             run.evaluate(stage.name, "after")
-        run.end_stage(stage.name, reason)
+        run.end_stage(stage.name, reason, num_dropped=stage.stream.num_dropped)
         run.save(stage.name, stage.config.num_steps, stage.stream, is_stage_end=True)
         first_step = 1

@@ -95,6 +95,7 @@ class Stream:
 
     def __init__(self) -> None:
         self.position = 0
+        self.num_dropped = 0
 
     def take(self, count: int) -> list[Prompt]:
         self.position += count
