@@ -51,11 +51,6 @@ class RowStream(Generic[Item]):
             raise DataError(f"all {len(rows)} rows are longer than {limit_hint}; raise it or give shorter rows")
 
     @property
-    def num_rows(self) -> int:
-        """Rows of one epoch, too long ones included."""
-        return len(self._rows)
-
-    @property
     def epoch(self) -> int:
         """Which walk over the rows the next item comes from, from 0."""
         return self._epoch

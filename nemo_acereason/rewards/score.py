@@ -8,8 +8,6 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections import Counter
-from collections.abc import Sequence
 
 from nemo_acereason.config.load import import_file
 from nemo_acereason.protocols import Reward
@@ -56,23 +54,3 @@ def as_score(result: object, seconds: float = 0.0) -> Score:
             raise ValueError(f"reward function returned {result}; it must return a finite number, a bool or a Score")
         return Score(Verdict.CORRECT if result >= 1.0 else Verdict.WRONG, float(result), seconds)
     raise TypeError(f"reward function returned {type(result).__name__}; it must return a Score, a number or a bool")
-
-
-def mask_infrastructure(scores_PG: Sequence[Sequence[Score]]) -> tuple[list[list[float]], list[list[bool]]]:
-    """Rewards and which of them count: what our own failures left unjudged is masked, never scored 0.
-
-    Returns:
-        ``(reward_PG, valid_PG)``, shaped as the scores; a masked place holds reward 0.0 and False.
-    """
-    valid_PG = [[score.verdict is not Verdict.INFRASTRUCTURE for score in group] for group in scores_PG]
-    reward_PG = [
-        [score.reward if valid else 0.0 for score, valid in zip(group, row, strict=True)]
-        for group, row in zip(scores_PG, valid_PG, strict=True)
-    ]
-    return reward_PG, valid_PG
-
-
-def count_verdicts(scores_PG: Sequence[Sequence[Score]]) -> dict[str, int]:
-    """How often each verdict was given, every verdict named, so that a metric is never absent."""
-    counts = Counter(score.verdict for group in scores_PG for score in group)
-    return {f"verdict_{verdict.value}": counts[verdict] for verdict in Verdict}

@@ -193,7 +193,7 @@ class VllmWorker:
         self._connection.send(Receipt(version, num_tensors, num_bytes, time.perf_counter() - begin, checksum))
 
     def _peak_memory(self) -> int:
-        from nemo_acereason.rollout.weight_transfer import peak_resident_bytes
+        from nemo_acereason.observe.memory import peak_resident_bytes
 
         workers = sum(self._engine.collective_rpc("acereason_peak_memory"))
         return int(workers if self._in_process else workers + peak_resident_bytes())

@@ -23,6 +23,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from nemo_acereason.errors import WeightSyncError
+from nemo_acereason.observe.memory import peak_resident_bytes
 from nemo_acereason.resharding.receiver import Slot, checksum_of, map_file, tensor_views
 
 BACKEND = "acereason_shm"
@@ -116,15 +117,6 @@ class RefitWorker:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return peak_resident_bytes()
-
-
-def peak_resident_bytes() -> int:
-    """The highest resident memory of this process so far."""
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no VmHWM")
 
 
 def register() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from nemo_acereason.records import Score, Verdict
-from nemo_acereason.rewards.score import as_score, count_verdicts, load_reward, mask_infrastructure
+from nemo_acereason.rewards.score import as_score, load_reward
 
 
 @pytest.mark.parametrize(
@@ -40,21 +40,6 @@ def test_a_reward_that_is_not_finite_is_refused(result: float) -> None:
 def test_other_types_are_refused(result: object) -> None:
     with pytest.raises(TypeError, match="a Score, a number or a bool"):
         as_score(result)
-
-
-def test_our_failures_are_masked_and_a_wrong_answer_is_not() -> None:
-    right, wrong, ours = (Score.of(v) for v in (Verdict.CORRECT, Verdict.TIMEOUT, Verdict.INFRASTRUCTURE))
-    reward_PG, valid_PG = mask_infrastructure([[right, ours], [wrong, right]])
-    assert reward_PG == [[1.0, 0.0], [0.0, 1.0]]
-    assert valid_PG == [[True, False], [True, True]]
-
-
-def test_every_verdict_is_counted_also_those_that_did_not_come() -> None:
-    counts = count_verdicts([[Score.of(Verdict.CORRECT), Score.of(Verdict.CORRECT)], [Score.of(Verdict.MEMORY)]])
-    assert counts["verdict_correct"] == 2
-    assert counts["verdict_memory"] == 1
-    assert counts["verdict_crash"] == 0
-    assert len(counts) == len(Verdict)
 
 
 def test_load_reward_names_what_is_wrong() -> None:
