@@ -25,12 +25,13 @@ from typing import Any, get_type_hints
 import nemo_run as run
 from nemo_run.core.tunnel.client import Tunnel
 
-from nemo_acereason.config.cluster import ClusterConfig, load_cluster
+from nemo_acereason.config.cluster import load_cluster
 from nemo_acereason.config.load import check_plan, load_plan, read_plan, recipe_names, save_plan
 from nemo_acereason.config.schema import Plan
 from nemo_acereason.config.slurm import SlurmConfig
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.launch.plan_change import list_changes, refusal
+from nemo_acereason.launch.slurm import check_settings, container_mounts, exports, gpus_per_node
 
 NAMESPACE = "acereason"
 
@@ -115,14 +116,15 @@ def slurm_executor(cluster: str, out: str, tunnel: Tunnel | None = None) -> run.
         out: the run directory, see :func:`train`; containers see the folder around it, and the working directory.
         tunnel: how Slurm is reached; None: its commands are on this machine, and every node sees ``NEMORUN_HOME``.
     Raises:
-        ConfigError: no such cluster; containers of apptainer, which NeMo-Run does not start; a short option of sbatch.
+        ConfigError: no such cluster; containers of apptainer, which NeMo-Run does not start, or without an image; a
+            short option of sbatch.
     """
     config = load_cluster(cluster)
     slurm = config.slurm
+    check_settings(slurm)
     if slurm.container == "apptainer":
         raise ConfigError("slurm.container=apptainer: NeMo-Run starts pyxis alone; use `acereason submit`")
     run_dir = Path(out).resolve()
-    image = slurm.image if slurm.container == "pyxis" else None
     executor = run.SlurmExecutor(
         account=slurm.account,
         partition=slurm.partition or None,
@@ -131,18 +133,16 @@ def slurm_executor(cluster: str, out: str, tunnel: Tunnel | None = None) -> run.
         nodes=slurm.nodes or config.nodes,
         ntasks_per_node=1,  # one launcher a node, which starts the ranks
         cpus_per_task=config.cores_per_node,
-        gpus_per_node=_gpus(config),
+        gpus_per_node=gpus_per_node(config),
         exclusive=slurm.exclusive or None,
         mem="0" if slurm.exclusive else None,
         additional_parameters=_options(slurm),
-        container_image=image,
-        container_mounts=[
-            *dict.fromkeys(f"{folder}:{folder}" for folder in (run_dir.parent, Path.cwd())),
-            *slurm.mounts,
-        ],
-        srun_args=list(slurm.srun_options),
-        env_vars={name: shlex.quote(value) for name, value in slurm.environment.items()},  # NeMo-Run does not quote
-        setup_lines="\n".join([*slurm.setup, *_around_the_run(slurm, run_dir)]),
+        container_image=slurm.image if slurm.container == "pyxis" else None,
+        container_mounts=container_mounts(slurm, run_dir, Path.cwd()),
+        # behind NeMo-Run's own --wait=60 --kill-on-bad-exit=1: the first node writes down why and how a run ends
+        srun_args=["--wait=0", "--kill-on-bad-exit=0", f"--cpus-per-task={config.cores_per_node}", *slurm.srun_options],
+        # not env_vars, whose values NeMo-Run does not quote and whose names it has in capitals
+        setup_lines="\n".join([*exports(slurm), *slurm.setup, *_around_the_run(slurm, run_dir)]),
         tunnel=tunnel or run.LocalTunnel(job_dir=""),  # copies nothing: "" is where NeMo-Run writes its scripts
     )
     executor.packager = run.Packager()
@@ -178,10 +178,6 @@ def _begin(plan: Plan, run_dir: Path) -> None:
     fresh = file.with_name("plan.yaml.new")
     save_plan(plan, fresh)
     fresh.replace(file)
-
-
-def _gpus(cluster: ClusterConfig) -> int | None:
-    return cluster.devices_per_node if cluster.device == "gpu" and cluster.slurm.gpus_per_node else None
 
 
 def _options(slurm: SlurmConfig) -> dict[str, Any]:

@@ -86,19 +86,13 @@ def job_script(job: Job, cluster: ClusterConfig) -> str:
         ConfigError: a container without an image, or a value that no line of a script can hold.
     """
     slurm = cluster.slurm
-    if slurm.container != "none" and not slurm.image:
-        raise ConfigError(f"slurm.container={slurm.container} wants slurm.image, the image to run in")
-    if slurm.time_limit.isdigit():
-        raise ConfigError(
-            f"slurm.time_limit={slurm.time_limit}: want HOURS:MINUTES:SECONDS, in a file in quotes: YAML takes "
-            "04:00:00 for a number"
-        )
+    check_settings(slurm)
     come_back = 'scontrol requeue "$SLURM_JOB_ID"' if slurm.requeue else "true"
     filled = {
         "DIRECTIVES": "\n".join(f"#SBATCH {_directive(option)}" for option in _options(job, cluster)),
         "UNTIL": f" until the end of stage {job.last}" if job.last else "",
         "RUN_DIR": shlex.quote(str(job.run_dir)),
-        "ENVIRONMENT": "\n".join(f"export {name}={shlex.quote(value)}" for name, value in slurm.environment.items()),
+        "ENVIRONMENT": "\n".join(exports(slurm)),
         "SETUP": "\n".join(slurm.setup),
         "SAVE_S": str(max(slurm.save_before_limit_s - 30, 1)),
         "COME_BACK": come_back,
@@ -106,6 +100,36 @@ def job_script(job: Job, cluster: ClusterConfig) -> str:
     }
     script = _PLACE.sub(lambda match: filled[match[1]], _template("run"))
     return re.sub(r"\n{3,}", "\n\n", script)
+
+
+def check_settings(slurm: SlurmConfig) -> None:
+    """Refuse what no job can be made of.
+
+    Raises:
+        ConfigError: a container without an image, or a time limit that YAML took for a number.
+    """
+    if slurm.container != "none" and not slurm.image:
+        raise ConfigError(f"slurm.container={slurm.container} wants slurm.image, the image to run in")
+    if slurm.time_limit.isdigit():
+        raise ConfigError(
+            f"slurm.time_limit={slurm.time_limit}: want HOURS:MINUTES:SECONDS, in a file in quotes: YAML takes "
+            "04:00:00 for a number"
+        )
+
+
+def exports(slurm: SlurmConfig) -> list[str]:
+    """Lines of bash that set a job's environment."""
+    return [f"export {name}={shlex.quote(value)}" for name, value in slurm.environment.items()]
+
+
+def gpus_per_node(cluster: ClusterConfig) -> int | None:
+    """That a job asks for."""
+    return cluster.devices_per_node if cluster.device == "gpu" and cluster.slurm.gpus_per_node else None
+
+
+def container_mounts(slurm: SlurmConfig, run_dir: Path, work_dir: Path) -> list[str]:
+    """What a container sees: the folder around the run, the one it was submitted from, and what the settings name."""
+    return [*dict.fromkeys(f"{folder}:{folder}" for folder in (run_dir.parent, work_dir)), *slurm.mounts]
 
 
 def runs_on_gpus_here(cluster: ClusterConfig) -> bool:
@@ -199,8 +223,8 @@ def _options(job: Job, cluster: ClusterConfig) -> list[str]:
         f"--output={log}",
         f"--chdir={job.work_dir}",
     ]
-    if cluster.device == "gpu" and slurm.gpus_per_node:
-        options.append(f"--gpus-per-node={cluster.devices_per_node}")
+    if num_gpus := gpus_per_node(cluster):
+        options.append(f"--gpus-per-node={num_gpus}")
     if slurm.exclusive:
         options += ["--exclusive", "--mem=0"]
     else:
@@ -215,14 +239,13 @@ def _command(job: Job, cluster: ClusterConfig) -> list[str]:
     """What srun is given, its further options first."""
     slurm = cluster.slurm
     command = [*slurm.srun_options]
-    folders = {str(job.run_dir.parent): "", str(job.work_dir): ""}
-    mounts = [f"{folder}:{folder}" for folder in folders] + slurm.mounts
+    mounts = ",".join(container_mounts(slurm, job.run_dir, job.work_dir))
     if slurm.container == "pyxis":
-        command += [f"--container-image={slurm.image}", f"--container-mounts={','.join(mounts)}"]
+        command += [f"--container-image={slurm.image}", f"--container-mounts={mounts}"]
         command += [f"--container-workdir={job.work_dir}"]
     elif slurm.container == "apptainer":
         nv = ["--nv"] if cluster.device == "gpu" else []
-        command += ["apptainer", "exec", *nv, "--bind", ",".join(mounts), "--pwd", str(job.work_dir), slurm.image]
+        command += ["apptainer", "exec", *nv, "--bind", mounts, "--pwd", str(job.work_dir), slurm.image]
     python = slurm.python or (sys.executable if slurm.container == "none" else "python3")
     command += [python, "-m", "nemo_acereason.launch.node", str(job.run_dir)]
     return [*command, *(["--last", job.last] if job.last else [])]

@@ -55,6 +55,19 @@ def command_line(tmp_path: Path, *command: str, **variables: str) -> str:
     return ended.stdout
 
 
+def experiment_script(tmp_path: Path, *lines: str) -> Path:
+    """A Python file that has an experiment open where the lines stand."""
+    script = tmp_path / "submit.py"
+    head = [
+        "import nemo_run as run",
+        "from nemo_acereason.launch.nemo_run_recipes import add_stages, slurm_executor, task",
+        "if __name__ == '__main__':",  # NeMo-Run's tasks import the script
+        "  with run.Experiment('small') as experiment:",
+    ]
+    script.write_text("\n".join([*head, *(f"    {line}" for line in lines)]) + "\n")
+    return script
+
+
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_plan_survives_the_way_through_nemo_run(recipe: str) -> None:
     from fiddle import build
@@ -69,14 +82,10 @@ def test_plan_survives_the_way_through_nemo_run(recipe: str) -> None:
 
 def test_two_stages_run_in_order_by_the_local_executor(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    script = tmp_path / "submit.py"
-    script.write_text(
-        "import nemo_run as run\n"
-        "from nemo_acereason.launch.nemo_run_recipes import add_stages\n"
-        "if __name__ == '__main__':\n"  # NeMo-Run's tasks import the script
-        "  with run.Experiment('small') as experiment:\n"
-        f"    add_stages(experiment, {SMALL!r}, {str(out)!r}, run.LocalExecutor(), {SCRIPTED!r}, python={ENGINES!r})\n"
-        "    experiment.run(tail_logs=True)\n"
+    script = experiment_script(
+        tmp_path,
+        f"add_stages(experiment, {SMALL!r}, {str(out)!r}, run.LocalExecutor(), {SCRIPTED!r}, python={ENGINES!r})",
+        "experiment.run(tail_logs=True)",
     )
     said = command_line(tmp_path, sys.executable, str(script))
     assert (out / "metrics.jsonl").exists(), said
@@ -115,20 +124,16 @@ def test_slurm_script_starts_one_launcher_on_every_node(tmp_path: Path) -> None:
         "nodes: 2\ndevices_per_node: 8\nslurm:\n  account: me\n  partition: batch\n  container: pyxis\n"
         "  image: registry/image:1\n  mounts: [/data:/data]\n  reservation: night\n"
         "  options: [--constraint=h100, --contiguous]\n  save_before_limit_s: 600\n"
-        "  environment: {GREETING: two words}\n"
+        "  environment: {greeting: two words}\n"
     )
     out = tmp_path / "run"
     executor = slurm_executor(str(cluster), str(out))
     assert (executor.nodes, executor.ntasks_per_node, executor.gpus_per_node) == (2, 1, 8)
-    script = tmp_path / "submit.py"
-    script.write_text(
-        "import nemo_run as run\n"
-        "from nemo_acereason.launch.nemo_run_recipes import slurm_executor, task\n"
-        "if __name__ == '__main__':\n"
-        "  with run.Experiment('small') as experiment:\n"
-        f"    executor = slurm_executor({str(cluster)!r}, {str(out)!r})\n"
-        f"    experiment.add(task({SMALL!r}, {str(out)!r}), executor=executor, name='all')\n"
-        "    experiment.dryrun(delete_exp_dir=False)\n"
+    script = experiment_script(
+        tmp_path,
+        f"executor = slurm_executor({str(cluster)!r}, {str(out)!r})",
+        f"experiment.add(task({SMALL!r}, {str(out)!r}), executor=executor, name='all')",
+        "experiment.dryrun(delete_exp_dir=False)",
     )
     text = command_line(tmp_path, sys.executable, str(script), COLUMNS="2000")  # no line is broken
     for wanted in (
@@ -143,23 +148,25 @@ def test_slurm_script_starts_one_launcher_on_every_node(tmp_path: Path) -> None:
         "--constraint=h100",
         "#SBATCH --contiguous ",
         "#SBATCH --requeue ",
-        "export GREETING='two words'",
+        "export greeting='two words'",
+        "--kill-on-bad-exit=1 --wait=0 --kill-on-bad-exit=0 --cpus-per-task=",  # the last word counts
         "- 600",
     ):
         assert wanted in text, wanted
 
 
-def test_containers_that_nemo_run_does_not_start_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("container: apptainer, image: image.sif", "NeMo-Run starts pyxis alone"),
+        ("container: pyxis", "container=pyxis wants slurm.image"),
+        ("options: [-C h100]", "long options alone"),
+    ],
+)
+def test_settings_that_nemo_run_does_not_take_are_refused(tmp_path: Path, settings: str, said: str) -> None:
     cluster = tmp_path / "here.yaml"
-    cluster.write_text("slurm: {container: apptainer, image: image.sif}\n")
-    with pytest.raises(ConfigError, match="NeMo-Run starts pyxis alone"):
-        slurm_executor(str(cluster), str(tmp_path / "run"))
-
-
-def test_short_options_that_nemo_run_does_not_take_are_refused(tmp_path: Path) -> None:
-    cluster = tmp_path / "here.yaml"
-    cluster.write_text("slurm: {options: [-C h100]}\n")
-    with pytest.raises(ConfigError, match="long options alone"):
+    cluster.write_text(f"slurm: {{{settings}}}\n")
+    with pytest.raises(ConfigError, match=said):
         slurm_executor(str(cluster), str(tmp_path / "run"))
 
 
@@ -196,16 +203,12 @@ def test_slurm_executor_runs_a_stage_on_two_nodes_of_a_real_slurm_and_comes_back
     cluster.write_text((ROOT / "tests" / "slurm" / "two_nodes.yaml").read_text().replace("slurm:", setup))
     out = tmp_path / "run"
     changes = [*SCRIPTED, "trainer.data_parallel=2", "stages.math_short=null", "stages.sft.num_steps=30"]
-    script = tmp_path / "submit.py"
-    script.write_text(
-        "import nemo_run as run\n"
-        "from nemo_acereason.launch.nemo_run_recipes import slurm_executor, task\n"
-        "if __name__ == '__main__':\n"
-        "  with run.Experiment('small') as experiment:\n"
-        f"    executor = slurm_executor({str(cluster)!r}, {str(out)!r})\n"
-        f"    whole = task({SMALL!r}, {str(out)!r}, {changes!r}, python={ENGINES!r})\n"
-        "    experiment.add(whole, executor=executor, name='all')\n"
-        "    experiment.run(detach=True)\n"
+    script = experiment_script(
+        tmp_path,
+        f"executor = slurm_executor({str(cluster)!r}, {str(out)!r})",
+        f"whole = task({SMALL!r}, {str(out)!r}, {changes!r}, python={ENGINES!r})",
+        "experiment.add(whole, executor=executor, name='all')",
+        "experiment.run(detach=True)",
     )
     with start_slurm() as slurm:
         said = command_line(tmp_path, sys.executable, str(script), SLURM_CONF=slurm.environment["SLURM_CONF"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,6 @@ from nemo_acereason.curation.run import curate
 from nemo_acereason.curation.settings import CurationConfig, ExecutorConfig, SourceConfig
 
 HOSTILE = "<script>window.hit = 1</script><img src=x onerror='window.hit = 2'>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    profile = tmp_path_factory.mktemp("profile")
-    with Chromium(profile) as chromium:
-        yield chromium
-    shutil.rmtree(profile, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

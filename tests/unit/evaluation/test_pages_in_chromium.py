@@ -1,8 +1,6 @@
 """The pages in a real headless browser: opened from disk, used with clicks, read as a person would."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +14,6 @@ from nemo_acereason.evaluation.eval_report import write_eval_report
 from nemo_acereason.evaluation.report import write_report
 
 HOSTILE = "</think><script>window.hit = 1</script><img src=x onerror='window.hit = 2'> & \x07"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    profile = tmp_path_factory.mktemp("profile")
-    with Chromium(profile) as chromium:
-        yield chromium
-    shutil.rmtree(profile, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,9 @@ import os, signal, sys, time
 from pathlib import Path
 from nemo_acereason.launch.watchdog import Pulse
 run_dir, rank = Path(sys.argv[1]), os.environ["RANK"]
-(run_dir / f"pid_{rank}").write_text(f"{os.getpid()} {os.getppid()}")
+written = run_dir / f"writing_{rank}"
+written.write_text(f"{os.getpid()} {os.getppid()}")
+written.rename(run_dir / f"pid_{rank}")  # whole where it is seen
 pulse = Pulse(int(sys.argv[sys.argv.index("--pipe") + 1]))
 """
 
