@@ -10,13 +10,9 @@ Also registered with NeMo for :class:`nemo_acereason.nemo.model.AceReasonModel`,
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 from megatron.core import parallel_state
@@ -25,7 +21,8 @@ from nemo.collections import llm
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.lightning import io
 
-from nemo_acereason.config.model_arch import ModelArch, model_arch, read_model_arch
+from nemo_acereason.config.model_arch import ModelArch, read_model_arch
+from nemo_acereason.data.model_files import changed_config
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.nemo.model import AceReasonModel, nemo_config
 from nemo_acereason.nemo.policy import NemoPolicy
@@ -51,35 +48,23 @@ def hf_to_nemo(model_dir: Path, to: Path, *, dtype: str = "bfloat16") -> None:
 def _write(model: Any, arch: ModelArch, model_dir: Path, to: Path) -> None:
     if to.exists():
         raise ConfigError(f"{to} exists already; name a directory that does not, or remove it first")
-    with _one_process():
-        trainer = nl.Trainer(
-            devices=1,
-            accelerator="cpu",
-            strategy=nl.MegatronStrategy(ckpt_save_optimizer=False, ckpt_async_save=False),
-        )
-        trainer.state.fn = TrainerFn.FITTING  # else NeMo does not save
-        trainer.strategy.connect(model)
-        trainer.strategy.setup_environment()
-        model.configure_model()
-        try:
-            policy = NemoPolicy([model], arch)
-            policy.load(HfDirectory(model_dir, arch))
-            io.ModelConnector().nemo_save(to, trainer)
-        finally:
-            _tear_down(trainer)
-
-
-@contextmanager
-def _one_process() -> Iterator[None]:
     if dist.is_initialized():
         raise ConfigError("conversion is for one process by itself; call it outside of a distributed run")
-    yield
-
-
-def _tear_down(trainer: Any) -> None:
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
-    del trainer
+    trainer = nl.Trainer(
+        devices=1,
+        accelerator="cpu",
+        strategy=nl.MegatronStrategy(ckpt_save_optimizer=False, ckpt_async_save=False),
+    )
+    trainer.state.fn = TrainerFn.FITTING  # else NeMo does not save
+    trainer.strategy.connect(model)
+    trainer.strategy.setup_environment()
+    try:
+        model.configure_model()
+        NemoPolicy([model], arch).load(HfDirectory(model_dir, arch))
+        io.ModelConnector().nemo_save(to, trainer)
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
 
 
 @io.model_importer(AceReasonModel, "hf")
@@ -88,12 +73,9 @@ class HfImporter(io.ModelConnector):  # type: ignore[misc] # NeMo has no types
 
     def apply(self, output_path: Path) -> Path:
         """NeMo's word for doing it."""
-        config = json.loads((Path(str(self)) / "config.json").read_text())
-        model = AceReasonModel(config, dtype=_dtype_of(config))
-        _write(model, model_arch(config), Path(str(self)), output_path)
+        model_dir = Path(str(self))
+        config = changed_config(model_dir, {})
+        dtype = "float32" if (config.get("dtype") or config.get("torch_dtype")) == "float32" else "bfloat16"
+        model = AceReasonModel(config, dtype=dtype)
+        _write(model, model.arch, model_dir, output_path)
         return output_path
-
-
-def _dtype_of(config: dict[str, Any]) -> str:
-    name = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
-    return "float32" if name == str(torch.float32).removeprefix("torch.") else "bfloat16"

@@ -124,8 +124,9 @@ class StageData(pl.LightningDataModule, io.IOMixin):  # type: ignore[misc] # NeM
                 )
 
     def train_dataloader(self) -> Iterator[StepData]:
-        """Endless: the trainer's ``max_steps`` ends it."""
-        return _Steps(self)
+        """Endless: the trainer's ``max_steps`` ends it. A step's data is made when it is asked for, and no earlier."""
+        while True:
+            yield self.next_step()
 
     def next_step(self) -> StepData:
         """The data of the step that begins now."""
@@ -385,16 +386,3 @@ def samples_of_step(stage: StageConfig) -> int:
         return stage.prompts_per_step * stage.num_samples
     assert isinstance(stage, SftStage)
     return stage.sequences_per_step
-
-
-class _Steps:
-    """Makes a step's data when it is asked for, and no earlier."""
-
-    def __init__(self, data: StageData) -> None:
-        self._data = data
-
-    def __iter__(self) -> Iterator[StepData]:
-        return self
-
-    def __next__(self) -> StepData:
-        return self._data.next_step()
