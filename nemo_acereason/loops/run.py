@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from nemo_acereason.config.schema import EvalConfig, Plan, RewardConfig, StageConfig
 from nemo_acereason.errors import RunStopped, StopAsked, WeightSyncError
-from nemo_acereason.loops.rules import StageRules
+from nemo_acereason.loops.rules import Rail, StageRules
 from nemo_acereason.observe.log import RunLog, read_history
 from nemo_acereason.observe.metrics import reward_wait, rollout_metrics, tokens_per_s
 from nemo_acereason.observe.phases import Phases
@@ -189,7 +189,7 @@ class Run:
             samples = draw_and_score(engine, scorer, prompts, sampling, seeds)
         with self.phases("reward_wait" if phase == "generate" else phase):
             groups = collect_groups(scorer, prompts, samples, sampling.num_samples)
-        _refuse_unjudged(groups, reward)
+        refuse_unjudged(groups, reward)
         return groups
 
     def end_step(
@@ -346,21 +346,33 @@ class Run:
         for rail, reason in rules.rails_met(self.leader.history):
             self.note_event("guard_rail", f"{name}: {reason}", stage=name, name=rail.name, reason=reason)
             if rail.action == "stop":
-                raise RunStopped(
-                    f"step {stage_step} of stage {name}: {reason}; look for the cause, then start again, or change "
-                    f"stages.{name}.guards.rails.{rail.name}"
-                )
+                raise stopped_by(rail, reason, name, stage_step)
 
     def _reason_to_end(self, stage: StageConfig, stage_step: int, stream: Stream, rules: StageRules) -> str | None:
         if stage_step >= stage.num_steps:
             return f"all {stage.num_steps} steps done"
-        if stage.num_epochs and stream.epochs_done >= stage.num_epochs:
-            return f"all {stage.num_epochs} epochs done"
+        if reason := epochs_over(stage, stream):
+            return reason
         # what the leader reported decides for all
         return on_leader(lambda: rules.reason_to_end(self.leader.history) if self.leader else None)
 
 
-def _refuse_unjudged(groups: Sequence[ScoredGroup], reward: RewardConfig) -> None:
+def epochs_over(stage: StageConfig, stream: Stream) -> str | None:
+    """That the stage's walks over its data are done; None: they are not, or it has no bound of them."""
+    if stage.num_epochs and stream.epochs_done >= stage.num_epochs:
+        return f"all {stage.num_epochs} epochs done"
+    return None
+
+
+def stopped_by(rail: Rail, reason: str, stage: str, stage_step: int) -> RunStopped:
+    """What to raise where a guard rail that stops was met."""
+    return RunStopped(
+        f"step {stage_step} of stage {stage}: {reason}; look for the cause, then start again, or change "
+        f"stages.{stage}.guards.rails.{rail.name}"
+    )
+
+
+def refuse_unjudged(groups: Sequence[ScoredGroup], reward: RewardConfig) -> None:
     """A reward that judges nothing would train on nothing, step after step, without a word.
 
     Raises:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 
+SAMPLES_FILE = "samples.jsonl"
+
+
 class RunLog:
     """Writes one run's records, each line on disk before the call returns.
 
@@ -60,7 +63,7 @@ class RunLog:
 
     @property
     def samples_file(self) -> Path:
-        return self.run_dir / "samples.jsonl"
+        return self.run_dir / SAMPLES_FILE
 
     def log_step(self, stage: str, step: int, metrics: Mapping[str, float], *, stage_step: int) -> None:
         """One optimizer step, to every logger.
@@ -94,25 +97,7 @@ class RunLog:
 
     def log_samples(self, stage: str, step: int, groups: Sequence[ScoredGroup], limit: int) -> None:
         """Some scored responses for a person to read, correct and other ones in turn, from different prompts first."""
-        append_lines(
-            self.samples_file,
-            [
-                {
-                    "step": step,
-                    "stage": stage,
-                    "prompt_id": group.prompt.prompt_id,
-                    "prompt": group.prompt.text,
-                    "reference": group.prompt.reference,
-                    "response": sample.text,
-                    "num_tokens": len(sample.token_ids),
-                    "finish_reason": sample.finish_reason,
-                    "verdict": score.verdict.value,
-                    "reward": score.reward,
-                    "detail": score.detail,
-                }
-                for group, sample, score in telling_samples(groups, limit)
-            ],
-        )
+        append_samples(self.run_dir, stage, step, groups, limit)
 
     def resume_at(self, step: int) -> None:
         """Forget everything after ``step``, in metrics, samples, evaluations and TensorBoard, and log a ``resume``.
@@ -131,6 +116,29 @@ class RunLog:
         """Flush and end the loggers; safe to call twice."""
         for logger in (self._tensorboard, *self._further):
             logger.finalize("success")
+
+
+def append_samples(run_dir: Path, stage: str, step: int, groups: Sequence[ScoredGroup], limit: int) -> None:
+    """As :meth:`RunLog.log_samples`, for who keeps no other records."""
+    append_lines(
+        run_dir / SAMPLES_FILE,
+        [
+            {
+                "step": step,
+                "stage": stage,
+                "prompt_id": group.prompt.prompt_id,
+                "prompt": group.prompt.text,
+                "reference": group.prompt.reference,
+                "response": sample.text,
+                "num_tokens": len(sample.token_ids),
+                "finish_reason": sample.finish_reason,
+                "verdict": score.verdict.value,
+                "reward": score.reward,
+                "detail": score.detail,
+            }
+            for group, sample, score in telling_samples(groups, limit)
+        ],
+    )
 
 
 def read_metrics(run_dir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -9,7 +9,7 @@ import pytest
 from nemo_acereason.config.schema import GuardConfig, RewardConfig
 from nemo_acereason.errors import MismatchError, RunStopped, WeightSyncError
 from nemo_acereason.loops.grpo import check_mismatch
-from nemo_acereason.loops.run import Run, _refuse_unjudged
+from nemo_acereason.loops.run import Run, refuse_unjudged
 from nemo_acereason.loops.stages import run_stages
 from nemo_acereason.records import Prompt, Score, ScoredGroup, StepMetrics, Verdict
 from tests.unit.loops.parties import grpo_stage, make_run, ready
@@ -112,6 +112,6 @@ def test_a_reward_that_judges_nothing_stops_the_run() -> None:
     score = Score.of(Verdict.INFRASTRUCTURE, detail="KeyError: 'x'")
     group = ScoredGroup(Prompt("p", "", "", "math", "", (1,)), (), (score, score))
     with pytest.raises(RunStopped, match=r"judged none of 4 samples \(KeyError: 'x'\)"):
-        _refuse_unjudged([group, group], RewardConfig())
+        refuse_unjudged([group, group], RewardConfig())
     judged = ScoredGroup(group.prompt, (), (score, Score.of(Verdict.WRONG)))
-    _refuse_unjudged([group, judged], RewardConfig())
+    refuse_unjudged([group, judged], RewardConfig())
