@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from nemo_acereason.cli_cluster import doctor, logs, status, submit
+from nemo_acereason.cli_cluster import doctor, engines, logs, status, submit
 from nemo_acereason.cli_curate import curate
 from nemo_acereason.cli_eval import compare, evaluate, watch
 from nemo_acereason.cli_plan import DataFiles, ModelDir, Recipe, Settings, YamlFiles, load_recipe
@@ -34,7 +34,7 @@ app.command()(curate)
 app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(watch)
-for verb in (submit, status, logs, doctor):
+for verb in (submit, status, logs, engines, doctor):
     app.command()(verb)
 
 INTERRUPTED = 130

@@ -1,8 +1,9 @@
-"""``acereason submit``, ``status``, ``logs`` and ``doctor``: a run on a cluster. Only the verbs."""
+"""``acereason submit``, ``status``, ``logs``, ``engines`` and ``doctor``: a run on a cluster. Only the verbs."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -80,6 +81,19 @@ def logs(
     print(f"==> {file}")
     with file.open(errors="replace") as text:
         print("".join(collections.deque(text, maxlen=lines)), end="")
+
+
+def engines(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="That the trainer sees too: DIR/NAME/acereason of a NeMo recipe.")
+    ],
+    number: Annotated[int, typer.Option("--number", min=0, help="Which of rollout.nodes this one is, from 0.")] = 0,
+) -> None:
+    """Serve vLLM engines from this environment and node to NeMo's trainer, until ended; one trainer after the other."""
+    from nemo_acereason.launch.engine_server import serve_invited
+
+    with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
+        serve_invited(directory.resolve(), number)
 
 
 def doctor() -> None:

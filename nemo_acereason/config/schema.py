@@ -216,6 +216,12 @@ class RolloutConfig:
     gpu_memory_utilization: float = setting(0.85, "share of a GPU's memory the engine may take", above=0.0, at_most=1.0)
     enforce_eager: bool = setting(False, "no graph capture: quicker start, slower decoding (CPU never captures)")
     num_threads: int = setting(0, "CPU threads of each engine; 0: its share of the cores", at_least=0)
+    python: str = setting(
+        "",
+        "interpreter of vLLM's processes, of an environment with the same nemo_acereason where the trainer's has no "
+        "vLLM (NeMo's); empty: the trainer's own",
+        path="file",
+    )
     sleep_level: int = setting(
         0,
         "engine and trainer use a GPU by turns, and each leaves it to the other: 1: the engine's weights wait on the "

@@ -15,13 +15,15 @@ from typing import NoReturn
 
 from torch._C._distributed_c10d import TCPStore
 
-from nemo_acereason.errors import ConfigError
+from nemo_acereason.errors import ConfigError, EngineError
 from nemo_acereason.launch.node_ranks import ENGINE_SECRET
 from nemo_acereason.launch.scorer import address_towards
 from nemo_acereason.launch.watchdog import Pulse
 from nemo_acereason.rollout.worker_process import WorkerHost, num_gpus
 from nemo_acereason.sandbox.lifetime import die_with_parent
 
+WAIT = datetime.timedelta(hours=1)
+"""Longest for the trainer and the nodes of its engines to find each other."""
 _LONGEST_RUN = datetime.timedelta(days=365)
 _ADDRESS, _END = "acereason/engines/{}", "acereason/engines/end"
 
@@ -29,25 +31,41 @@ _ADDRESS, _END = "acereason/engines/{}", "acereason/engines/end"
 class EngineNodes:
     """Rank 0's view of the nodes that have engines alone; they are known by their number, from 0.
 
-    Raises:
-        ConfigError: nothing started them.
+    Args:
+        secret: which both sides prove to know; the store, which anybody may read, never has it.
+        store: where the nodes tell their addresses.
     """
 
-    def __init__(self) -> None:
-        self.secret = take_secret()
-        """Which both sides prove to know; the store, which anybody may read, never has it."""
-        self._store = _rank_0_store()
+    def __init__(self, secret: bytes, store: TCPStore) -> None:
+        self.secret = secret
+        self._store = store
 
     def wait_for(self, number: int) -> tuple[tuple[str, int], int]:
-        """The address at which a node starts engines, and how many GPUs it has."""
+        """The address at which a node starts engines, and how many GPUs it has.
+
+        Raises:
+            EngineError: it did not come within the store's time.
+        """
         key = _ADDRESS.format(number)
-        self._store.wait([key])
+        try:
+            self._store.wait([key])
+        except RuntimeError as error:
+            raise EngineError(f"engine node {number} did not come: {' '.join(str(error).split())[:200]}") from None
         host, port, gpus = self._store.get(key).decode().rsplit(" ", 2)
         return (host, int(port)), int(gpus)
 
     def end(self) -> None:
         """Let them go."""
         self._store.set(_END, "1")
+
+
+def nodes_of_the_launcher() -> EngineNodes:
+    """Those that our own launcher started beside this trainer.
+
+    Raises:
+        ConfigError: nothing started them.
+    """
+    return EngineNodes(take_secret(), store_at(*_rank_0_address(), WAIT))
 
 
 def take_secret() -> bytes:
@@ -62,11 +80,10 @@ def take_secret() -> bytes:
     return bytes.fromhex(secret)
 
 
-def serve(number: int) -> None:
+def serve(number: int, secret: bytes, store: TCPStore) -> None:
     """Start what rank 0 asks for, until it says to end or is gone."""
-    host = WorkerHost(take_secret(), host=address_towards(os.environ["MASTER_ADDR"]))
+    host = WorkerHost(secret, host=address_towards(store.host))
     try:
-        store = _rank_0_store()
         name, port = host.address
         store.set(_ADDRESS.format(number), f"{name} {port} {num_gpus()}")
         try:
@@ -77,10 +94,13 @@ def serve(number: int) -> None:
         host.close()
 
 
-def _rank_0_store() -> TCPStore:
-    """A connection of our own to the store that rank 0 of the trainer keeps; waits for it."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(hours=1))
+def store_at(host: str, port: int, timeout: datetime.timedelta) -> TCPStore:
+    """A connection of our own to the store that rank 0 of a trainer keeps; waits for it."""
+    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+
+
+def _rank_0_address() -> tuple[str, int]:
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
 def main() -> NoReturn:
@@ -96,7 +116,8 @@ def main() -> NoReturn:
     pulse.enter("", 0)  # it waits, however long that takes
     status = 0
     try:
-        serve(int(os.environ["RANK"]) - int(os.environ["WORLD_SIZE"]))
+        number = int(os.environ["RANK"]) - int(os.environ["WORLD_SIZE"])
+        serve(number, take_secret(), store_at(*_rank_0_address(), WAIT))
     except Exception as error:
         status = 1
         traceback.print_exc()

@@ -61,8 +61,9 @@ def run_rank(run_dir: Path, enter: Callable[[str, int], None] = lambda *_: None,
     """
     plan = read_plan(run_dir / "plan.yaml")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local_rank)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
         # ranks wait for the leader while it draws, judges and evaluates, however long that takes: the engine's silence
@@ -84,9 +85,9 @@ def run_rank(run_dir: Path, enter: Callable[[str, int], None] = lambda *_: None,
         trainer.load(found[0] / "model")
     if segment.plan.rollout.sleep_level:  # an engine takes its memory when it starts
         trainer.sleep()
-    hosts = open_hosts(segment.plan.rollout)
+    hosts = open_hosts(segment.plan.rollout, local_rank=local_rank)
     link = weight_link(segment.plan.rollout, read_model_arch(model_dir), hosts.host_of_rank)
-    scorer, server = start_scorer(plan.reward_pool, first_reward(segment.plan, evaluations))
+    scorer, server = start_scorer(plan.reward_pool, first_reward(segment.plan, evaluations), local_rank=local_rank)
     with Progress({name: stage.num_steps for name, stage in plan.stages.items()}) as progress:
         leader: Leader | None = None
         try:

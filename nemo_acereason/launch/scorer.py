@@ -1,7 +1,7 @@
 """The reward pool of a run: one on each node that has trainer ranks, all judging for rank 0.
 
-Nodes are told apart by ``LOCAL_RANK``, which torchrun sets: the rank that is 0 there is the first of its node. On one
-node this is a plain :class:`RewardPool`, and nothing listens anywhere.
+Nodes are told apart by their ranks' local numbers: the rank that is 0 there is the first of its node. On one node this
+is a plain :class:`RewardPool`, and nothing listens anywhere.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from nemo_acereason.sandbox.remote_pool import PoolServer, RemotePool, SpreadPoo
 
 
 def start_scorer(
-    config: RewardPoolConfig, reward: RewardConfig
+    config: RewardPoolConfig, reward: RewardConfig, *, local_rank: int, group: dist.ProcessGroup | None = None
 ) -> tuple[RewardPool | SpreadPool | None, PoolServer | None]:
     """Called by all ranks together: what judges on rank 0, the server on the first rank of every other node.
 
     Args:
         reward: what the workers import at the start.
+        local_rank: of this process on its node, from 0.
+        group: all ranks of the trainer; None: the default group.
     Raises:
         ConfigError: the reward function cannot be imported on one of the nodes; the same on every rank.
     """
-    secret = on_leader(lambda: secrets.token_bytes(32))
+    secret = on_leader(lambda: secrets.token_bytes(32), group)
     is_leader = not dist.is_initialized() or dist.get_rank() == 0
     memory_bytes = int(config.memory_gib * 2**30)
     local: RewardPool | None = None
@@ -46,14 +48,14 @@ def start_scorer(
             )
         if is_leader:
             local = RewardPool(reward, num_workers=config.num_workers, memory_bytes=memory_bytes, cores=cores)
-        elif os.environ.get("LOCAL_RANK") == "0":
+        elif local_rank == 0:
             host = address_towards(os.environ["MASTER_ADDR"])
             server = PoolServer(
                 reward, secret, host=host, num_workers=config.num_workers, memory_bytes=memory_bytes, cores=cores
             )
     except (AceReasonError, OSError) as error:
         failure = error
-    told = from_all_ranks((server.address if server else None, failure))
+    told = from_all_ranks((server.address if server else None, failure), group)
     failures = [error for _, error in told if error]
     if failures:
         for pool in (local, server):

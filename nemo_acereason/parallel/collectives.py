@@ -60,10 +60,10 @@ def from_all_ranks(value: Result, group: dist.ProcessGroup | None = None) -> lis
     return values
 
 
-def metrics_over_ranks(mine: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def metrics_over_ranks(mine: Iterable[Mapping[str, float]], group: dist.ProcessGroup | None = None) -> dict[str, float]:
     """Each rank's metrics of its microbatches as one: summed, ``max_*`` the largest; equal on every rank."""
     by_name: dict[str, list[float]] = {}
-    for of_rank in from_all_ranks(list(mine)):
+    for of_rank in from_all_ranks(list(mine), group):
         for metrics in of_rank:
             for name, value in metrics.items():
                 by_name.setdefault(name, []).append(value)

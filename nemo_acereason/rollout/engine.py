@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -123,6 +124,8 @@ def check_engine(config: RolloutConfig, arch: ModelArch) -> None:
                 f"head_dim={arch.head_dim} of the model: vLLM's attention on a CPU wants at least {MIN_CPU_HEAD_DIM}; "
                 "use fewer heads"
             )
+        if config.python and not os.access(config.python, os.X_OK):
+            raise ConfigError(f"rollout.python={config.python}: no such program; want an environment's bin/python")
         if config.options:
             raise ConfigError(f"rollout.options={dict(config.options)}: the vllm engine takes none; leave it out")
     elif config.engine == "scripted":

@@ -88,7 +88,10 @@ class LocalWorker:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             log = stack.enter_context(log_path.open("ab"))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "nemo_acereason.rollout.vllm_worker", str(socket_fd), str(lifeline_read)],
+                [
+                    *(config.python or sys.executable, "-m", "nemo_acereason.rollout.vllm_worker"),
+                    *(str(socket_fd), str(lifeline_read)),
+                ],
                 env=worker_environment(os.environ, config, place),
                 pass_fds=(socket_fd, lifeline_read),
                 stdin=subprocess.DEVNULL,
@@ -224,9 +227,10 @@ def worker_environment(environment: Mapping[str, str], config: RolloutConfig, pl
     }
     cores = sorted(os.sched_getaffinity(0))
     num_threads = config.num_threads or max(1, len(cores) // place.num_on_host)
-    package_root = str(Path(nemo_acereason.__file__).parent.parent)
+    if not config.python:  # another environment has a package of its own, and none of ours may come before its others
+        package_root = str(Path(nemo_acereason.__file__).parent.parent)
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH", "")]))
     kept |= {
-        "PYTHONPATH": os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH", "")])),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",

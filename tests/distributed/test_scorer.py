@@ -20,9 +20,10 @@ def _judge(local_ranks: list[int], function: str) -> Any:
     from nemo_acereason.records import Prompt, Sample
     from nemo_acereason.sandbox.reward_worker import __name__ as worker_module
 
-    os.environ |= {"LOCAL_RANK": str(local_ranks[dist.get_rank()]), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    reward = RewardConfig(f"{REWARD_FILE}:{function}")
     try:
-        scorer, server = start_scorer(RewardPoolConfig(num_workers=1), RewardConfig(f"{REWARD_FILE}:{function}"))
+        scorer, server = start_scorer(RewardPoolConfig(num_workers=1), reward, local_rank=local_ranks[dist.get_rank()])
     except ConfigError as error:
         return str(error)
     rewards = {}
