@@ -3,7 +3,8 @@
 #
 # Runs the plan of RUN/plan.yaml@UNTIL@; made by `acereason submit`, which fills the words between @ signs.
 # The first node tells why the run ends: one that fails must not have srun end it before (--kill-on-bad-exit=0).
-# USR1, sent before the time limit or by `scancel --batch --signal=USR1 JOB`, has the run save and come back.
+# USR1, sent before the time limit or by `scancel --batch --signal=USR1 JOB`, has the run save and come back; so has
+# SIGTERM to the step, which its launcher takes: preemption with a time of grace, or `scancel --signal=TERM JOB`.
 @ENVIRONMENT@
 @SETUP@
 set -u # behind the site's own lines: `module` may not bear it
@@ -23,7 +24,7 @@ while [ "$status" = 138 ]; do # 128 + USR1: that ended `wait`, not the step
 done
 
 [ -n "$deadline" ] && kill "$deadline"
-# SIGTERM to the step while the job runs on: preemption with a time of grace (scancel ends this script as well)
+# SIGTERM to the step alone, before its launchers took heed of it, or twice (scancel ends this script as well)
 [ "$status" = 143 ] && scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q " JobState=RUNNING " && status=75
 if [ "$status" = 75 ]; then # saved, or worth another try: acereason status RUN tells why
     trap '' TERM # requeueing ends this script, which has one more thing to say

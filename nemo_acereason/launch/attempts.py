@@ -36,6 +36,7 @@ class Attempt:
     status: int | None = None
     """None: it is under way, or ended without a word."""
     reason: str = ""
+    """Why it ended; of one that did not say so, what it was told last."""
     ended: float | None = None
 
 
@@ -51,6 +52,10 @@ class Attempts:
         step = newest_step(self.run_dir)
         began = Attempt(job.job_id, job.restart, job.nodes, step, began=time.time())
         self._append({key: value for key, value in asdict(began).items() if value is not None})
+
+    def note(self, job: JobStep, reason: str) -> None:
+        """Note what it was told, which is why it ends should it have no time to say so itself."""
+        self._append({"job_id": job.job_id, "restart": job.restart, "reason": reason})
 
     def end(self, job: JobStep, status: int, reason: str) -> None:
         """Note how it ended."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -112,6 +113,7 @@ def main() -> NoReturn:
     parser.add_argument("--last", default="", help="as for the trainer ranks, which alone it concerns")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in a rank: it serves while that saves
     pulse = Pulse(arguments.pipe)
     pulse.enter("", 0)  # it waits, however long that takes
     status = 0

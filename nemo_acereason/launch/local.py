@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +23,8 @@ GRACE_S = 10.0
 """How long ranks may take to end by themselves once one has failed."""
 SETTLE_S = 1.0
 """How long other nodes may take to tell that one of their ranks was the first."""
+ONE_SIGTERM_S = 2.0
+"""SIGTERMs closer together are one: Slurm sends two where it takes a job's nodes without a time of grace."""
 GO_ON = "start again to go on from the last checkpoint"
 
 
@@ -46,7 +48,7 @@ def run_ranks(
     crew: Crew | None = None,
     arguments: Sequence[str] = (),
     module: str = "nemo_acereason.launch.rank",
-    stop_file: Path | None = None,
+    ask: Callable[[], None] | None = None,
 ) -> None:
     """Run the plan of ``run_dir`` on its ranks, and what serves engines on nodes without ranks, and wait for all.
 
@@ -55,8 +57,8 @@ def run_ranks(
         crew: the nodes; None: this one alone.
         arguments: to every process, besides the directory.
         module: what each of the ranks runs.
-        stop_file: made at the first SIGTERM, to ask the ranks to save and end, and only the second one ends them;
-            None: the first one does.
+        ask: called at the first SIGTERM, to ask the ranks to save and end, and only the second one ends them; None: the
+            first one does.
     Raises:
         RankFailure: what the first failing rank said, with its exit status; which rank hung, and where; or which node
             is lost.
@@ -65,16 +67,18 @@ def run_ranks(
     ranks = Ranks(ranks) if isinstance(ranks, int) else ranks
     crew = crew or Crew(ThisNode(), [], "127.0.0.1")
     logs = run_dir / "logs"
-    asks = stop_file
+    asked: float | None = None
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        nonlocal asks
-        if asks is not None:
-            asks.touch()
-            asks = None
+        nonlocal asked
+        now = time.monotonic()
+        if ask and asked is None:
+            asked = now
+            ask()
             print("acereason: to save behind the present step and end; SIGTERM again ends at once", file=sys.stderr)
-            return
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        elif asked is None or now - asked >= ONE_SIGTERM_S:
+            signal.signal(number, signal.SIG_IGN)  # another one must not disturb the end
+            raise KeyboardInterrupt(signal.Signals(number).name)
 
     before = signal.signal(signal.SIGTERM, forward)
     try:

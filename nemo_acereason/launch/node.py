@@ -2,15 +2,19 @@
 
 The first node drives the plan of ``RUN/plan.yaml`` as ``acereason run`` does; the others start ranks when it says so.
 Exit status: 0 done, 75 come back (:mod:`nemo_acereason.launch.attempts`), else that of the error.
+
+SIGTERM to the first node's launcher asks the run to save; those of other nodes leave it to the first, with which they
+end.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +29,7 @@ from nemo_acereason.launch.slurm import JobStep
 from nemo_acereason.launch.start import start
 
 TERMINATED = 143
+ASKED = "asked to save by SIGTERM: cancelled, preempted, sent by hand, or a node of the job failed"
 
 
 def run_node(run_dir: Path, job: JobStep, last: str = "") -> int:
@@ -37,7 +42,9 @@ def run_node(run_dir: Path, job: JobStep, last: str = "") -> int:
     if job.node_index == 0:
         return _drive(meeting, job, last)
     try:
-        serve(join(meeting, node_facts(run_dir)))
+        wire = join(meeting, node_facts(run_dir))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        serve(wire)
     except NodeLost as lost:
         print(f"acereason: node {job.node_name}: {lost}", file=sys.stderr)
         return COME_BACK
@@ -48,12 +55,20 @@ def _drive(meeting: Meeting, job: JobStep, last: str) -> int:
     """What the first node does."""
     attempts = Attempts(meeting.run_dir)
     attempts.begin(job)
+    told = ""
+
+    def on_sigterm() -> None:
+        nonlocal told
+        told = ASKED
+        with contextlib.suppress(OSError):  # a full disk: what counts is that the run saves
+            attempts.note(job, told)
+
     try:
         if attempts.num_in_vain(job) > MAX_IN_VAIN:  # starts that were killed could not say so themselves
             raise AceReasonError(f"{MAX_IN_VAIN} starts ended without a new checkpoint")
-        _run_plan(meeting, last)
+        _run_plan(meeting, last, on_sigterm)
     except AceReasonError as error:
-        return _end(attempts, job, error)
+        return _end(attempts, job, error, told)
     except KeyboardInterrupt as interrupt:
         reason = f"ended by {interrupt}: cancelled, preempted, or a node of the job failed"
         attempts.end(job, TERMINATED, reason)
@@ -62,29 +77,36 @@ def _drive(meeting: Meeting, job: JobStep, last: str) -> int:
     return 0
 
 
-def _run_plan(meeting: Meeting, last: str) -> None:
+def _run_plan(meeting: Meeting, last: str, on_sigterm: Callable[[], None]) -> None:
     run_dir = meeting.run_dir
     plan = read_plan(run_dir / "plan.yaml")
     cluster = _cluster(run_dir)
     crew = Crew.gather(meeting)
     try:
         check_nodes(run_dir, crew, cluster)
-        start(plan, run_dir, cluster=cluster, crew=crew, last=last)
+        start(plan, run_dir, cluster=cluster, crew=crew, last=last, on_sigterm=on_sigterm)
     finally:
         crew.dismiss()
 
 
-def _end(attempts: Attempts, job: JobStep, error: AceReasonError) -> int:
-    """Say why, and whether to come back: not for what a person must mend, nor where nothing moves any more."""
+def _end(attempts: Attempts, job: JobStep, error: AceReasonError, told: str) -> int:
+    """Say why, and whether to come back: not for what a person must mend, nor where nothing moves any more.
+
+    Args:
+        told: why the job was already about to end; empty: it was not.
+    """
     is_final = isinstance(error, UserError) or (isinstance(error, RunStopped) and not isinstance(error, StopAsked))
     status, reason = error.exit_status, str(error)
+    if told and status != COME_BACK:  # it has not saved
+        reason = f"{told}; then {reason}"
     if error.exit_status not in (2, 3) and not is_final:
         if (num := attempts.num_in_vain(job)) >= MAX_IN_VAIN and not isinstance(error, StopAsked):
             reason = f"{reason}; job {job.job_id} started {num} times without a new checkpoint: it does not come back"
             status = 1
         else:
             status = COME_BACK
-    if status == COME_BACK and (names := _nodes_to_leave(error)):
+    # nodes of a job that is taken from them go one by one: none of them is to blame
+    if status == COME_BACK and not told and (names := _nodes_to_leave(error)):
         file = attempts.run_dir / EXCLUDE_FILE  # what Slurm is told takes the place of what it was told before
         before = file.read_text().split(",") if file.exists() else []
         file.write_text(",".join(dict.fromkeys([*before, *names])))
@@ -107,6 +129,7 @@ def _cluster(run_dir: Path) -> ClusterConfig | None:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # another one must not disturb the end
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -175,6 +176,8 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     if arguments.parent is not None:
         die_with_parent(arguments.parent)
+        # who ends a job may send it to all processes at once: the launcher asks to save, and ends ranks by SIGKILL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pulse = Pulse(arguments.pipe) if arguments.pipe is not None else None
     status = 0
     try:

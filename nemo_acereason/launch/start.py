@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def start(
     cluster: ClusterConfig | None = None,
     crew: Crew | None = None,
     last: str = "",
+    on_sigterm: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run a plan to its end in ``run_dir`` and return its summary; a directory with a run in it is gone on with.
 
@@ -50,6 +51,7 @@ def start(
         cluster: what the plan must fit; None: machines like this one.
         crew: the nodes of the job; None: this machine alone.
         last: the stage to end with; empty: the plan's last.
+        on_sigterm: called at a SIGTERM that asks the run to save.
     Raises:
         ConfigError: the plan cannot work, another process runs in the directory, or it holds a run of another plan.
         CheckpointError: the newest checkpoint lacks a part, or the disk is full.
@@ -66,7 +68,7 @@ def start(
     check_before_start(plan, cluster)
     with _lock(run_dir):
         try:
-            return _start(plan, run_dir, changes, crew, last, cluster.devices_per_node)
+            return _start(plan, run_dir, changes, crew, last, cluster.devices_per_node, on_sigterm)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
@@ -74,8 +76,18 @@ def start(
 
 
 def _start(
-    plan: Plan, run_dir: Path, changes: list[str], crew: Crew | None, last: str, devices_per_node: int
+    plan: Plan,
+    run_dir: Path,
+    changes: list[str],
+    crew: Crew | None,
+    last: str,
+    devices_per_node: int,
+    on_sigterm: Callable[[], None],
 ) -> dict[str, Any]:
+    def ask() -> None:
+        on_sigterm()
+        (run_dir / STOP_FILE).touch()
+
     state = _newest(run_dir)
     # a plan that cannot go on from there must not become the run's own
     _check_nodes(next_segment(plan, state, last), crew)
@@ -94,8 +106,7 @@ def _start(
                     plan.watchdog,
                     crew,
                     ["--last", segment.last] if last else [],
-                    # a job's SIGTERM is for all its processes, which leaves nobody to save
-                    stop_file=None if crew else run_dir / STOP_FILE,
+                    ask=ask,
                 )
             finally:
                 with contextlib.suppress(OSError):  # a full disk: the ranks have told the reason

@@ -170,7 +170,7 @@ def _stop_reason(lines: list[dict[str, Any]], attempts: list[Attempt]) -> str:
     last = attempts[-1]
     if last.status is None:
         before = attempts[-2].reason if len(attempts) > 1 else ""
-        return told or (before if not lines else "")
+        return last.reason or told or (before if not lines else "")
     return last.reason if last.status else ""
 
 

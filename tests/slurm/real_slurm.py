@@ -48,7 +48,6 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=500000,sched_interval=1,bf_interval=2
 SlurmctldTimeout=60
 SlurmdTimeout={node_timeout_s}
-KillWait=5
 MinJobAge=300
 ReturnToService=2
 MaxJobCount={most_jobs}

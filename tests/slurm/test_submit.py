@@ -59,7 +59,7 @@ def test_job_on_two_nodes_saves_when_asked_survives_a_dead_node_and_finishes(slu
     assert f"scancel {job_id}" in refused.stderr
 
     wait_until(lambda: num_steps(run_dir) >= 3)
-    slurm.run("scancel", "--batch", "--signal=USR1", job_id)
+    slurm.run("scancel", "--signal=TERM", job_id)
     wait_until(lambda: slurm.job(job_id)["Restarts"] == "1")
     first = Attempts(run_dir).read()[0]
     assert first.status == 75
@@ -131,17 +131,30 @@ def test_a_job_per_stage_runs_in_order_and_what_is_done_is_not_submitted_again(s
 
 
 @pytest.mark.timeout(400)
-def test_a_cancelled_job_says_so_and_does_not_come_back(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_preempted_job_saves_and_comes_back_and_a_cancelled_one_saves_and_does_not(
+    slurm: Slurm, tmp_path: Path, script: Path
+) -> None:
+    """Slurm's SIGTERM, to every process of the step."""
     run_dir = tmp_path / "run"
-    (job_id,) = submit(slurm, run_dir, *SHORT, "stages.sft.num_steps=500")
+    (job_id,) = submit(slurm, run_dir, *SHORT, "stages.sft.num_steps=500", "--slurm", "partition=spare")
     wait_until(lambda: num_steps(run_dir) >= 1)
+    urgent = slurm.run("sbatch", "--parsable", "--partition=urgent", "--ntasks=4", str(script))
+    slurm.wait_for(urgent, "RUNNING", deadline_s=50)  # before the minute of grace is over
+    (preempted,) = Attempts(run_dir).read()
+    assert preempted.status == 75
+    assert preempted.reason.startswith("asked to stop: saved behind step ")
+    slurm.run("scancel", urgent)
+    saved = num_steps(run_dir)
+    wait_until(lambda: num_steps(run_dir) > saved)
     slurm.run("scancel", job_id)
     slurm.wait_for(job_id, "CANCELLED")
-    wait_until(lambda: Attempts(run_dir).read()[0].status is not None, deadline_s=30)
-    assert Attempts(run_dir).read()[0].reason.startswith("ended by SIGTERM: cancelled")
+    wait_until(lambda: Attempts(run_dir).read()[-1].status is not None, deadline_s=30)
+    assert [attempt.step for attempt in Attempts(run_dir).read()] == [0, saved], "it began with what was saved"
     status = acereason(slurm, "status", run_dir)
     assert "sft         stopped  step " in status.stdout
-    assert "last stop   ended by SIGTERM: cancelled" in status.stdout
+    assert "last stop   asked to stop: saved behind step " in status.stdout
+    found = slurm.job(job_id)
+    assert (found["JobState"], found["Restarts"]) == ("CANCELLED", "1")
     log = acereason(slurm, "logs", run_dir)
     assert log.stdout.startswith(f"==> {run_dir / 'slurm' / f'job-{job_id}.out'}")
 
@@ -221,24 +234,16 @@ def test_a_job_that_was_told_which_node_is_sick_comes_back_without_it(
     assert first != second
 
 
-@pytest.mark.parametrize(
-    ("parameters", "how"), [("", "ended"), ("SlurmctldParameters=preempt_send_user_signal", "saved")]
-)
-def test_a_job_that_is_preempted_with_a_time_of_grace_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Path, parameters: str, how: str
-) -> None:
+def test_a_site_may_send_usr1_before_it_preempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Path) -> None:
     if reason := why_not():
         pytest.skip(reason)
     run_dir = tmp_path / "run"
-    launcher = (
-        "trap 'echo ended > how; exit 143' TERM\ntouch started\n"
-        "while [ ! -e ../stop ]; do sleep 0.1; done; echo saved > how; exit 75"
-    )
-    with start_slurm(parameters=parameters) as cluster:
+    launcher = "touch started; while [ ! -e ../stop ]; do sleep 0.1; done; touch saved; exit 75"
+    with start_slurm(parameters="SlurmctldParameters=preempt_send_user_signal") as cluster:
         job_id = stand_in(cluster, run_dir, launcher, monkeypatch, partition="spare")
         wait_until((run_dir / "slurm" / "started").exists)
         script.write_text(script.read_text().replace("\nsleep", "\n#SBATCH --partition=urgent --ntasks=4\nsleep"))
         submit_script(script, SlurmConfig())
         wait_until(lambda: cluster.job(job_id)["Restarts"] == "1", deadline_s=30)
         cluster.wait_for(job_id, "PENDING")  # its first start has ended
-    assert (run_dir / "slurm" / "how").read_text() == f"{how}\n"
+    assert (run_dir / "slurm" / "saved").exists()

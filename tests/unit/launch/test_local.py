@@ -164,8 +164,9 @@ def test_interrupt_ends_every_rank(ranks: Path) -> None:
 
 
 def test_first_sigterm_asks_to_save_and_the_second_ends_every_rank(
-    ranks: Path, capsys: pytest.CaptureFixture[str]
+    ranks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(local, "ONE_SIGTERM_S", 0.0)
     script(
         ranks,
         f"stop = Path({str(ranks / 'stop')!r})\n"
@@ -179,11 +180,19 @@ def test_first_sigterm_asks_to_save_and_the_second_ends_every_rank(
         "time.sleep(60)",
     )
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
-        run_ranks(ranks, 2, WatchdogConfig(), stop_file=ranks / "stop")
+        run_ranks(ranks, 2, WatchdogConfig(), ask=(ranks / "stop").touch)
     assert (ranks / "asked").exists()
     assert not (ranks / "stop").exists(), "the second one does not ask again"
     assert "save behind the present step" in capsys.readouterr().err
     assert not is_alive(ranks, 1)
+
+
+def test_two_sigterms_at_once_are_one(ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "ONE_SIGTERM_S", 60.0)
+    asked: list[str] = []
+    script(ranks, "for _ in range(2):\n    os.kill(os.getppid(), signal.SIGTERM)\n    time.sleep(0.1)")
+    run_ranks(ranks, 1, WatchdogConfig(), ask=lambda: asked.append("to save"))
+    assert asked == ["to save"]
 
 
 def test_a_process_dies_with_its_parent(tmp_path: Path) -> None:

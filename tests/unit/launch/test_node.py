@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from nemo_acereason.launch import node
 from nemo_acereason.launch.attempts import Attempts
 from nemo_acereason.launch.health import SickNodes
 from nemo_acereason.launch.local import RankFailure
+from nemo_acereason.launch.nodes import Meeting
 from nemo_acereason.launch.slurm import JobStep
 
 
@@ -25,10 +28,19 @@ def checkpoint(run_dir: Path, step: int) -> None:
     (directory / "state.json").write_text(json.dumps({"step": step, "stage": "sft", "is_stage_end": False}))
 
 
-def start(run_dir: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, restart: int = 0) -> int:
-    """Exit status of a first node whose run ends with ``error``."""
+def start(
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException | None,
+    restart: int = 0,
+    *,
+    with_sigterm: bool = False,
+) -> int:
+    """Exit status of a first node whose run ends with ``error``, behind a SIGTERM perhaps."""
 
-    def run_plan(*_: object) -> None:
+    def run_plan(_meeting: Meeting, _last: str, on_sigterm: Callable[[], None]) -> None:
+        if with_sigterm:
+            on_sigterm()
         if error:
             raise error
 
@@ -87,6 +99,24 @@ def test_sick_nodes_are_told_to_the_job_script(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "slurm" / "exclude").read_text() == "node2,node9"
     assert start(tmp_path, monkeypatch, RankFailure("the connection to node node3 is gone", 1, "node3"), 1) == 75
     assert (tmp_path / "slurm" / "exclude").read_text() == "node2,node9,node3"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (RankFailure("asked to stop: saved behind step 3", 75), 75, "asked to stop: saved behind step 3"),
+        (RankFailure("node node3 is lost", 1, "node3"), 75, f"{node.ASKED}; then node node3 is lost"),
+        (SystemExit("killed"), None, node.ASKED),
+    ],
+)
+def test_a_sigterm_is_the_reason_where_the_run_had_no_time_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int | None, reason: str
+) -> None:
+    with contextlib.suppress(SystemExit):
+        assert start(tmp_path, monkeypatch, error, with_sigterm=True) == status
+    (attempt,) = Attempts(tmp_path).read()
+    assert (attempt.status, attempt.reason) == (status, reason)
+    assert not (tmp_path / "slurm" / "exclude").exists(), "no node is to blame"
 
 
 def test_an_error_of_ours_has_a_status_that_srun_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

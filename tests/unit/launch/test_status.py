@@ -66,6 +66,14 @@ def test_the_reason_of_a_start_that_never_reached_the_run_is_told(run_dir: Path)
     assert run_status(run_dir).stop_reason == "node node2: 7 of 8 GPUs answer the driver"
 
 
+def test_what_a_start_was_told_before_it_was_killed_is_its_reason(run_dir: Path) -> None:
+    log_stop(run_dir, "of the start before")
+    job = JobStep("5", 1, 0, 2, "node1")
+    Attempts(run_dir).begin(job)
+    Attempts(run_dir).note(job, "asked to save by SIGTERM")
+    assert run_status(run_dir).stop_reason == "asked to save by SIGTERM"
+
+
 @pytest.mark.parametrize(
     ("reason", "log"),
     [
