@@ -23,6 +23,10 @@ from nemo_acereason.errors import ConfigError
 COMMAND_S = 30.0
 """How long one of Slurm's commands may take; sbatch alone repeats itself for minutes where a queue is full."""
 _PLACE = re.compile(r"@([A-Z_]+)@")
+_IMAGES_OWN = {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
+"""A container's Python takes its image's packages: not the folder a job was submitted from, often a checkout of this
+one, nor ``~/.local``, which Apptainer shows it.
+"""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ def check_settings(slurm: SlurmConfig) -> None:
 
 def exports(slurm: SlurmConfig) -> list[str]:
     """Lines of bash that set a job's environment."""
-    return [f"export {name}={shlex.quote(value)}" for name, value in slurm.environment.items()]
+    environment = {**(_IMAGES_OWN if slurm.container != "none" else {}), **slurm.environment}
+    return [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
 
 
 def gpus_per_node(cluster: ClusterConfig) -> int | None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from nemo_acereason.config.cluster import ClusterConfig, load_cluster, with_slurm
 from nemo_acereason.config.slurm import SlurmConfig
 from nemo_acereason.errors import ConfigError
-from nemo_acereason.launch.slurm import Job, JobStep, job_script, submit_script
+from nemo_acereason.launch.slurm import Job, JobStep, exports, job_script, submit_script
 
 H100 = load_cluster("h100_16x8")
 
@@ -83,6 +84,21 @@ def test_the_container_gets_run_directory_working_directory_and_mounts(container
         "apptainer": ["apptainer", "exec", "--nv", "--bind", mounts, "--pwd", "/work dir", "/images/a b.sqsh"],
     }
     assert words[4:-6] == inside[container]
+
+
+@pytest.mark.parametrize(("container", "taken"), [("none", "cwd"), ("apptainer", "image"), ("pyxis", "image")])
+def test_a_containers_python_takes_no_package_of_the_folder_it_is_in(
+    container: str, taken: str, tmp_path: Path
+) -> None:
+    (tmp_path / "nemo_acereason.py").write_text("print('cwd')")
+    lines = exports(SlurmConfig(container=container, image="image.sif", environment={"SAID": "its own"}))
+    command = "\n".join(
+        [*lines, f"{sys.executable} -c 'import nemo_acereason.errors' 2>/dev/null || exit", "echo image"]
+    )
+    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.stdout.split() == [taken]
+    assert "export SAID='its own'" in lines
+    assert ("export PYTHONNOUSERSITE=1" in lines) == (container != "none"), "Apptainer shows it ~/.local"
 
 
 def test_a_container_wants_an_image() -> None:
