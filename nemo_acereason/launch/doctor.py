@@ -147,7 +147,9 @@ def _sandbox() -> list[Finding]:
     bad = [finding for finding in attempts if not finding.is_good and not finding.name.startswith("level ")]
     mark = "ok" if level.is_good and not bad else "BAD"
     told = f"; {bad[0].name}: {bad[0].detail}" if bad else ""
-    more = "" if mark == "ok" else "; model-written code is held less well: `acereason sandbox doctor`"
+    kernel = [one.detail for one in attempts if one.name.startswith("level kernel") and not one.is_good]
+    than = f" than by level kernel ({kernel[-1]})" if kernel else ""
+    more = "" if mark == "ok" else f"; model-written code is held less well{than}: `acereason sandbox doctor`"
     return [Finding(mark, "sandbox", level.detail + told + more)]
 
 

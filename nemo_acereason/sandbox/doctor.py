@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.records import RunLimits, Verdict
@@ -81,7 +83,8 @@ def _offers() -> list[Finding]:
     for level in isolation.candidates():
         who = f" as user {level.uid}" if level.uid else ""
         reason = warm.why_not(level)
-        findings.append(Finding(f"level {level.name}{who}", not reason, reason or "starts"))
+        remedy = f"; {_kernel_remedy()}" if reason and level.name == "kernel" and not level.uid else ""
+        findings.append(Finding(f"level {level.name}{who}", not reason, f"{reason}{remedy}" if reason else "starts"))
     cgroup = new_cgroup()
     if cgroup is not None:
         cgroup.close()
@@ -90,3 +93,41 @@ def _offers() -> list[Finding]:
     cores = len(os.sched_getaffinity(0))
     findings.append(Finding("cores", True, f"{cores}: more workers than this only wait for each other"))
     return findings
+
+
+def _kernel_remedy() -> str:
+    """How bubblewrap would be let build its walls, by what this process is under."""
+    mounts = [line.split()[4] for line in _lines("/proc/self/mountinfo")]
+    options = container_options(_lines("/proc/self/status"), mounts, "".join(_lines("/proc/self/attr/current")))
+    if options:
+        return f"start the container with {' '.join(options)}"
+    return (
+        "let users make namespaces: sysctl user.max_user_namespaces above 0, and on Ubuntu "
+        "kernel.apparmor_restrict_unprivileged_userns=0"
+    )
+
+
+def container_options(status: Iterable[str], mounts: Iterable[str], profile: str) -> list[str]:
+    """Options of ``docker run`` and ``podman run`` that take down what stands in bubblewrap's way.
+
+    Args:
+        status: lines of ``/proc/self/status``.
+        mounts: where something is mounted; over parts of ``/proc``, no other ``/proc`` may be.
+        profile: AppArmor's, of this process.
+    """
+    found = []
+    if "Seccomp:\t2" in status:
+        found.append("seccomp=unconfined")
+    if any(path.startswith("/proc/") and path != "/proc/sys/fs/binfmt_misc" for path in mounts):
+        found.append("systempaths=unconfined")
+    if profile.strip().endswith("(enforce)"):
+        found.append("apparmor=unconfined")
+    return [f"--security-opt {option}" for option in found]
+
+
+def _lines(path: str) -> list[str]:
+    """Of a file of the kernel's; none where it has no such file, or does not show it."""
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
