@@ -42,10 +42,13 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_
 
 
 class ChildKilled(Exception):
-    """The child got SIGKILL, not from us: from the kernel, an operator or itself. Only the last happens again."""
+    """The child was killed, not by us: by the kernel, an operator, what ends a cluster's job, or itself.
 
-    def __init__(self, cpu_s: float) -> None:
-        super().__init__("killed by SIGKILL before its end, twice")
+    Only the last happens again.
+    """
+
+    def __init__(self, number: int, cpu_s: float) -> None:
+        super().__init__(f"killed by {signal.Signals(number).name} before its end, twice")
         self.cpu_s = cpu_s
 
 
@@ -565,8 +568,8 @@ def _died(end: Mapping[str, Any]) -> RunResult:
         ChildKilled: it could be our fault.
     """
     status = end["status"]
-    if status == -signal.SIGKILL:
-        raise ChildKilled(end["cpu_s"])
+    if status in (-signal.SIGKILL, -signal.SIGTERM):
+        raise ChildKilled(-status, end["cpu_s"])
     if status == -signal.SIGSYS:
         return RunResult(Verdict.FORBIDDEN, cpu_s=end["cpu_s"], detail="made a system call that is not allowed")
     if status == -signal.SIGXCPU:

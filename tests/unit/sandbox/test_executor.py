@@ -79,6 +79,7 @@ def test_programs_run_as_they_would_by_themselves(
         ("import os\nos.fork()", Verdict.FORBIDDEN, "system call"),
         ("import ctypes\nctypes.string_at(0)", Verdict.CRASH, "SIGSEGV"),
         ("import os\nos.kill(os.getpid(), 9)", Verdict.CRASH, "SIGKILL"),
+        ("import os\nos.kill(os.getpid(), 15)", Verdict.CRASH, "SIGTERM before its end, twice"),
         ("import os\nos._exit(3)", Verdict.CRASH, "status 3"),
         ("(" * 100_000, Verdict.CRASH, ""),
         ("\x00", Verdict.CRASH, ""),
@@ -194,7 +195,7 @@ def test_killing_processes_at_random_changes_no_verdict() -> None:
             family = sorted(set(_descendants(os.getpid())) - others)
             if family:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(draw.choice(family), signal.SIGKILL)
+                    os.kill(draw.choice(family), draw.choice([signal.SIGKILL, signal.SIGTERM]))
                     num_killed += 1
 
     killer = threading.Thread(target=kill)
