@@ -47,7 +47,7 @@ def train(plan: Plan, out: str, python: str = "", last: str = "") -> None:
         last: the stage to end with; empty: the plan's last.
     Raises:
         ConfigError: the plan cannot work, or ``out`` holds a run of another plan.
-        SystemExit: the run did not end well; its exit status.
+        SystemExit: the run did not end well; its exit status. On a cluster this process becomes the node's launcher.
     """
     check_plan(plan)
     run_dir = Path(out).resolve()
@@ -56,14 +56,13 @@ def train(plan: Plan, out: str, python: str = "", last: str = "") -> None:
         if os.environ.get("SLURM_NODEID", "0") == "0":
             _begin(plan, run_dir)
         command = [interpreter, "-m", "nemo_acereason.launch.node", str(run_dir), *(["--last", last] if last else [])]
-        status = subprocess.run(command, check=False).returncode
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "plan.yaml"
-            save_plan(plan, file)
-            code = "from nemo_acereason.cli import main; main()"
-            command = [interpreter, "-c", code, "run", str(file), "--out", str(run_dir)]
-            status = subprocess.run([*command, *(["--last", last] if last else [])], check=False).returncode
+        os.execvp(interpreter, command)  # Slurm's SIGTERM may go to its own children alone: the launcher becomes one
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "plan.yaml"
+        save_plan(plan, file)
+        code = "from nemo_acereason.cli import main; main()"
+        command = [interpreter, "-c", code, "run", str(file), "--out", str(run_dir)]
+        status = subprocess.run([*command, *(["--last", last] if last else [])], check=False).returncode
     if status:
         raise SystemExit(status)
 
@@ -202,7 +201,9 @@ def _around_the_run(slurm: SlurmConfig, run_dir: Path) -> list[str]:
     left = f"$(($({end}) - $(date +%s) - {slurm.save_before_limit_s}))"
     lines = [f"(sleep {left} && touch {shlex.quote(str(run_dir / 'stop'))}) &"]
     if slurm.requeue:
-        lines.append("""trap '[ $? = 75 ] && scontrol requeue "$SLURM_JOB_ID"' EXIT""")
+        # 143 as in slurm/run.sh; a job that is cancelled ends this script too, and runs no more
+        runs = 'scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q " JobState=RUNNING "'
+        lines.append(f"""trap 'case $? in 75 | 143) {runs} && scontrol requeue "$SLURM_JOB_ID" ;; esac' EXIT""")
     return lines
 
 

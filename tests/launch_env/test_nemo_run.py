@@ -177,7 +177,7 @@ def test_a_job_asks_its_run_to_save_before_the_time_limit_and_comes_back(tmp_pat
     commands.mkdir()
     for name, line in (
         ("squeue", "date -d '+601 seconds' +%Y-%m-%dT%H:%M:%S"),
-        ("scontrol", f'echo "$@" >> {tmp_path}/said'),
+        ("scontrol", f'[ "$1" = --oneliner ] && echo "Id=7 JobState=$STATE Why=" || echo "$@" >> {tmp_path}/said'),
     ):
         (commands / name).write_text(f"#!/bin/sh\n{line}\n")
         (commands / name).chmod(0o755)
@@ -187,11 +187,12 @@ def test_a_job_asks_its_run_to_save_before_the_time_limit_and_comes_back(tmp_pat
     wait = f"for _ in $(seq 100); do [ -e '{out}/stop' ] && break; sleep 0.1; done"
     script = f"export SLURM_JOB_ID=7\n{lines}\n{wait}\nset -e\nexit"
     environment = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
-    for status in (75, 2):
+    for status, state in ((75, "RUNNING"), (2, "RUNNING"), (143, "RUNNING"), (143, "CANCELLED")):
+        environment["STATE"] = state
         ended = subprocess.run(["bash", "-c", f"{script} {status}"], env=environment, check=False, timeout=60)
         assert ended.returncode == status
         assert (out / "stop").exists()
-    assert (tmp_path / "said").read_text() == "requeue 7\n", "for status 75 alone"
+    assert (tmp_path / "said").read_text() == "requeue 7\n" * 2, "saved, or told by SIGTERM alone to end"
 
 
 @pytest.mark.timeout(600)
@@ -216,7 +217,7 @@ def test_slurm_executor_runs_a_stage_on_two_nodes_of_a_real_slurm_and_comes_back
         deadline = time.monotonic() + 200
         while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
-        (out / "stop").touch()  # what the job's script does before its time limit
+        slurm.run("scancel", "--signal=TERM", job_id)
         found = slurm.wait_for(job_id, "COMPLETED", "FAILED", deadline_s=300)
         logs = "\n".join(file.read_text() for file in (tmp_path / "home").rglob("*.out"))
     assert found["JobState"] == "COMPLETED", said + logs
