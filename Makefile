@@ -33,4 +33,4 @@ $(VENV)/.ready: scripts/setup_env.sh scripts/python_env.sh requirements/cpu.txt 
 	bash scripts/setup_$*.sh
 
 clean:
-	rm -rf .venv .venv-launch .venv-nemo .venv-trl .venv-megatron-* build *.egg-info
+	rm -rf .venv .venv-launch .venv-nemo .venv-trl .venv-megatron-* .venv-bridge-* build *.egg-info

@@ -9,6 +9,7 @@ ruff format --check .
 mypy
 [ "${1:-}" != lint ] || exit 0
 bash scripts/setup_megatron.sh
+bash scripts/setup_bridge.sh
 python -m pytest --ignore tests/launch_env --ignore tests/nemo
 # environments of their own, whose packages warn of what is not ours to mend
 .venv-launch/bin/python -m pytest tests/launch_env -W default --disable-warnings

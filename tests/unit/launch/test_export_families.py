@@ -1,7 +1,7 @@
 """Export of another tool's checkpoint of a family without a name table: left to Megatron-Bridge.
 
-A stub stands in for Megatron-Bridge, which does not import without Transformer Engine: that its real ``AutoBridge``
-exports anything is not tested here.
+A stub stands in for Megatron-Bridge, for what is refused and what it is handed; its real ``AutoBridge`` is in
+``tests/bridge``.
 """
 
 from __future__ import annotations
