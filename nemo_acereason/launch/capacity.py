@@ -1,26 +1,25 @@
 """Does a plan fit a cluster, and how long would it take: each stage's length followed to memory, disk and hours.
 
 Engine and trainer share the devices, side by side or by turns, or have nodes of their own. Looks at no machine and
-opens no data. :mod:`nemo_acereason.launch.memory_model` and :mod:`~nemo_acereason.launch.time_model` hold
-the formulas, :mod:`~nemo_acereason.launch.capacity_table` prints.
+opens no data. :mod:`nemo_acereason.launch.memory_model` and :mod:`~nemo_acereason.launch.time_model` hold the formulas,
+:mod:`~nemo_acereason.launch.capacity_checks` refuses, :mod:`~nemo_acereason.launch.capacity_table` prints.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nemo_acereason.algorithm.pack import row_length
-from nemo_acereason.config.cluster import GIB, TIB, ClusterConfig
+from nemo_acereason.config.cluster import GIB, ClusterConfig
 from nemo_acereason.config.load import for_stage
 from nemo_acereason.config.model_arch import ModelArch
 from nemo_acereason.config.schema import GrpoStage, Plan, RolloutConfig, SftStage, StageConfig, TrainerConfig
 from nemo_acereason.config.trainer_rules import check_trainer
 from nemo_acereason.errors import ConfigError
+from nemo_acereason.launch.even_layout import SCRIPTED, check_even
 from nemo_acereason.launch.memory_model import (
     TrainerMemory,
     checkpoint_bytes,
@@ -40,15 +39,9 @@ from nemo_acereason.launch.time_model import (
     verify_seconds,
 )
 from nemo_acereason.parallel.mesh import Mesh
-from nemo_acereason.resharding.layout import check_layout, padded_vocab_size
 
 Layouts = Mapping[str, tuple[TrainerConfig, RolloutConfig]]
 """By stage."""
-_SCRIPTED = "scripted"
-_MOST_UTILIZATION = 0.9
-"""Of a device's memory to an engine, in a layout that is proposed."""
-_CONTEXT_HANDICAP = 1.05
-"""Context parallel is proposed where nothing else fits or it saves more than this: estimates are no finer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +145,7 @@ class StageCapacity:
     @property
     def parked(self) -> int:
         """Bytes of one trainer rank, and of one engine process, that wait in host memory while they sleep."""
-        level = self.rollout.sleep_level
-        engine = self.engine.weights if self.engine and level == 1 else 0
-        return self.memory.weights + self.memory.optimizer + engine if level else 0
+        return _parked(self.rollout, self.memory, self.engine)
 
     @property
     def _training_bytes(self) -> int:
@@ -168,6 +159,12 @@ class StageCapacity:
     def hours(self) -> float:
         """Of all its steps, at most."""
         return self.num_steps * self.time.total / 3600
+
+
+def _parked(rollout: RolloutConfig, memory: TrainerMemory, engine: EngineMemory | None) -> int:
+    if not rollout.sleep_level:
+        return 0
+    return memory.weights + memory.optimizer + (engine.weights if engine and rollout.sleep_level == 1 else 0)
 
 
 def _shared_nodes(trainer: TrainerConfig, rollout: RolloutConfig, devices_per_node: int) -> int:
@@ -211,7 +208,7 @@ def plan_capacity(plan: Plan, arch: ModelArch, cluster: ClusterConfig) -> PlanCa
 
 
 def capacity_with(plan: Plan, settings: Mapping[str, Any], arch: ModelArch, cluster: ClusterConfig) -> PlanCapacity:
-    """The same with ``trainer.`` and ``rollout.`` settings for all stages, as :func:`fitting_layout` gives them."""
+    """The same with ``trainer.`` and ``rollout.`` settings for all stages, as they are proposed."""
     return _capacity(plan, _changed(_layouts(plan), settings), arch, cluster)
 
 
@@ -232,95 +229,6 @@ def _capacity(plan: Plan, layouts: Layouts, arch: ModelArch, cluster: ClusterCon
     )
 
 
-def check_capacity(plan: Plan, arch: ModelArch, cluster: ClusterConfig) -> None:
-    """Refuse a plan that cannot work on a cluster, before anything is taken.
-
-    Raises:
-        ConfigError: the stage, what does not fit, and the setting to change.
-    """
-    _check(plan_capacity(plan, arch, cluster), plan, arch, cluster)
-
-
-def _check(capacity: PlanCapacity, plan: Plan, arch: ModelArch, cluster: ClusterConfig) -> None:
-    for stage in capacity.stages:
-        draws = isinstance(plan.stages[stage.name], GrpoStage) or bool(plan.evaluations)
-        _check_devices(stage, cluster, draws=draws)
-        if stage.engine:
-            _check_engine_room(stage, stage.engine)
-        if cluster.device == "gpu":
-            _check_device_memory(stage, capacity, arch, cluster)
-        if stage.context > arch.max_positions:
-            raise ConfigError(
-                f"the longest prompt and response of {stage.context} tokens are more than the model's "
-                f"max_position_embeddings={arch.max_positions}; lower max_response_tokens, or raise it by "
-                "model.config_changes"
-            )
-    _check_host(capacity, cluster)
-    if capacity.disk > cluster.shared_disk_tib * TIB:
-        raise ConfigError(
-            f"{capacity.num_checkpoints} checkpoints of {capacity.checkpoint / GIB:.1f} GiB need "
-            f"{capacity.disk / TIB:.2f} TiB, {cluster.name} has {cluster.shared_disk_tib:g}; "
-            f"lower checkpoint.keep_last={plan.checkpoint.keep_last}, or free space"
-        )
-
-
-def fitting_layout(plan: Plan, arch: ModelArch, cluster: ClusterConfig) -> dict[str, Any]:
-    """The settings with which a plan takes all of a GPU cluster and the least time; empty: none was found.
-
-    Tries tensor, context and pipeline parallel within a node, recomputation, engine sizes, and engine and trainer side
-    by side or by turns, the same for all stages, with as large a cache as is left; optimizer state in host memory,
-    whose updates no estimate counts, only where nothing else fits.
-    """
-    layouts = _layouts(plan)
-    for offload in (0.0, 1.0):
-        best: dict[str, Any] = {}
-        least = float("inf")
-        for settings in _candidates(arch, cluster):
-            if offload:
-                settings["trainer.optimizer_offload"] = offload
-            try:
-                capacity = _capacity(plan, _changed(layouts, settings), arch, cluster)
-                settings["rollout.gpu_memory_utilization"] = min(_engine_share(s, cluster) for s in capacity.stages)
-                if settings["rollout.gpu_memory_utilization"] <= 0:
-                    continue
-                capacity = _capacity(plan, _changed(layouts, settings), arch, cluster)
-                _check(capacity, plan, arch, cluster)
-            except ConfigError:
-                continue
-            hours = sum(stage.hours for stage in capacity.stages)
-            if settings["trainer.context_parallel"] > 1:
-                hours *= _CONTEXT_HANDICAP
-            if hours < least:
-                best, least = settings, hours
-        if best:
-            return best
-    return {}
-
-
-def _candidates(arch: ModelArch, cluster: ClusterConfig) -> Iterator[dict[str, Any]]:
-    powers = [2**n for n in range(8) if cluster.devices_per_node % 2**n == 0]
-    pipelines = [p for p in (1, 2, 4, 8) if arch.num_layers % p == 0]
-    for tensor, context, pipeline, recompute, engine, sleep_level in itertools.product(
-        powers, powers, pipelines, ("none", "full"), powers, (0, 2)
-    ):
-        data = cluster.num_devices // (tensor * context * pipeline)
-        copy = tensor * context * pipeline
-        if copy <= cluster.devices_per_node and data * copy == cluster.num_devices:
-            yield {
-                "trainer.tensor_parallel": tensor,
-                "trainer.sequence_parallel": tensor > 1,
-                "trainer.context_parallel": context,
-                "trainer.pipeline_parallel": pipeline,
-                "trainer.virtual_pipeline": 1,
-                "trainer.data_parallel": data,
-                "trainer.recompute": recompute,
-                "rollout.tensor_parallel": engine,
-                "rollout.num_engines": cluster.num_devices // engine,
-                "rollout.sleep_level": sleep_level,
-                "rollout.nodes": 0,
-            }
-
-
 def _changed(layouts: Layouts, settings: Mapping[str, Any]) -> Layouts:
     """All stages with these settings, whatever they say for themselves."""
     trainer = {key.removeprefix("trainer."): one for key, one in settings.items() if key.startswith("trainer.")}
@@ -329,15 +237,6 @@ def _changed(layouts: Layouts, settings: Mapping[str, Any]) -> Layouts:
         name: (dataclasses.replace(of_trainer, **trainer), dataclasses.replace(of_rollout, **rollout))
         for name, (of_trainer, of_rollout) in layouts.items()
     }
-
-
-def _engine_share(stage: StageCapacity, cluster: ClusterConfig) -> float:
-    """Of a device, what the trainer leaves to an engine, in whole hundredths."""
-    trainer = 0 if stage.rollout.sleep_level else stage.memory.at_work
-    if stage.rollout.nodes:
-        return _MOST_UTILIZATION
-    free = cluster.device_memory_gib * GIB - trainer - stage.workspace
-    return min(_MOST_UTILIZATION, int(100 * free / (cluster.device_memory_gib * GIB)) / 100)
 
 
 def _stage_capacity(
@@ -349,7 +248,7 @@ def _stage_capacity(
     cluster: ClusterConfig,
 ) -> StageCapacity:
     stage, assumed = plan.stages[name], cluster.assumptions
-    _check_even(name, arch, trainer, rollout)
+    check_even(name, arch, trainer, rollout)
     try:
         check_trainer(trainer, arch, has_cuda=cluster.device == "gpu")
     except ConfigError as error:
@@ -363,9 +262,8 @@ def _stage_capacity(
     num_tokens = num_sequences * (prompt + lengths.mean)
     # interleaved pipelines take them in rounds
     round_size = trainer.pipeline_parallel if trainer.virtual_pipeline > 1 else 1
-    num_microbatches = (
-        max(1, -(-int(num_tokens) // (microbatch_tokens * trainer.data_parallel * round_size))) * round_size
-    )
+    rounds = -(-int(num_tokens) // (microbatch_tokens * trainer.data_parallel * round_size))
+    num_microbatches = max(1, rounds) * round_size
     is_gpu = cluster.device == "gpu"
     memory = largest_trainer_memory(
         arch,
@@ -375,7 +273,7 @@ def _stage_capacity(
         is_cuda=is_gpu,
     )
     context = _context(plan, stage)
-    engine = None if rollout.engine == _SCRIPTED else _engine_memory(arch, trainer, rollout, cluster)
+    engine = None if rollout.engine == SCRIPTED else _engine_memory(arch, trainer, rollout, cluster)
     dtype = _engine_dtype(trainer, rollout)
     num_at_once = rollout.max_num_seqs
     if engine:
@@ -398,6 +296,8 @@ def _stage_capacity(
             cluster, stage.domain, num_samples=num_sequences, num_workers=workers, drawing=drawing
         )
         refitting = refit_seconds(cluster, arch, trainer, rollout, dtype=dtype)
+        if is_gpu:
+            refitting += sleep_seconds(cluster, _parked(rollout, memory, engine))
     training = train_seconds(
         cluster,
         arch,
@@ -407,7 +307,7 @@ def _stage_capacity(
         mean_square=lengths.mean_square + 2 * prompt * lengths.mean + prompt**2,
         num_microbatches=num_microbatches,
     )
-    capacity = StageCapacity(
+    return StageCapacity(
         name=name,
         num_steps=stage.num_steps,
         trainer=trainer,
@@ -424,10 +324,6 @@ def _stage_capacity(
         num_at_once=num_at_once,
         time=StepTime(drawing, verifying, training, refitting),
     )
-    if isinstance(stage, GrpoStage) and capacity.parked and is_gpu:
-        moving = sleep_seconds(cluster, capacity.parked)
-        return dataclasses.replace(capacity, time=StepTime(drawing, verifying, training, refitting + moving))
-    return capacity
 
 
 def _batch(stage: StageConfig) -> tuple[int, int]:
@@ -495,195 +391,3 @@ def _engines_on_a_node(stage: StageCapacity, cluster: ClusterConfig) -> int:
     if stage.rollout.nodes:
         return 0
     return -(-stage.rollout.num_engines // rank_nodes(stage.trainer, stage.rollout, cluster.devices_per_node))
-
-
-def _uneven(arch: ModelArch, size: int, what: str) -> str:
-    """Why a tensor-parallel size does not cut a model, or nothing."""
-    parts = {
-        "heads": arch.num_heads,
-        "KV heads": arch.num_query_groups,
-        "MLP columns": arch.ffn_size,
-        "vocabulary rows": padded_vocab_size(arch.vocab_size),
-    }
-    wrong = next((name for name, number in parts.items() if number % size), None)
-    if wrong is None:
-        return ""
-    fitting = [str(n) for n in range(1, arch.num_heads + 1) if all(number % n == 0 for number in parts.values())]
-    return f"{parts[wrong]} {wrong} do not divide over {what}={size}; use {_listed(fitting)}"
-
-
-def _listed(values: list[str]) -> str:
-    return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
-
-
-def _check_even(name: str, arch: ModelArch, trainer: TrainerConfig, rollout: RolloutConfig) -> None:
-    if wrong := _uneven(arch, trainer.tensor_parallel, "tensor_parallel"):
-        raise ConfigError(f"stage {name}: {wrong}")
-    if arch.num_layers % trainer.pipeline_parallel == 0:
-        # what is left to refuse are slices of the stages
-        check_layout(
-            arch,
-            tensor_parallel=trainer.tensor_parallel,
-            pipeline_parallel=trainer.pipeline_parallel,
-            virtual_pipeline=trainer.virtual_pipeline,
-        )
-    else:
-        fitting = [str(n) for n in range(1, 17) if arch.num_layers % n == 0]
-        raise ConfigError(
-            f"stage {name}: {arch.num_layers} layers do not divide over pipeline_parallel="
-            f"{trainer.pipeline_parallel}; use {_listed(fitting)}"
-        )
-    size, groups = rollout.tensor_parallel, arch.num_query_groups
-    # an engine copies KV heads where it has more processes than they are
-    if rollout.engine != _SCRIPTED and (arch.num_heads % size or (groups % size and size % groups)):
-        fitting = [
-            str(n)
-            for n in range(1, arch.num_heads + 1)
-            if arch.num_heads % n == 0 and (groups % n == 0 or n % groups == 0)
-        ]
-        raise ConfigError(
-            f"stage {name}: {arch.num_heads} heads and {groups} KV heads do not divide over "
-            f"rollout.tensor_parallel={size}; use {_listed(fitting)}"
-        )
-
-
-def _check_devices(stage: StageCapacity, cluster: ClusterConfig, *, draws: bool) -> None:
-    trainer, rollout, have = stage.trainer, stage.rollout, cluster.num_devices
-    axes = {
-        "tensor": trainer.tensor_parallel,
-        "context": trainer.context_parallel,
-        "pipeline": trainer.pipeline_parallel,
-    }
-    model_parallel = math.prod(axes.values())
-    have -= rollout.nodes * cluster.devices_per_node
-    if have <= 0:
-        raise ConfigError(
-            f"stage {stage.name}: rollout.nodes={rollout.nodes} leaves none of the {cluster.nodes} nodes to the "
-            "trainer; lower it"
-        )
-    if stage.num_ranks > have:
-        fits = have // model_parallel
-        change = (
-            f"use trainer.data_parallel={fits}"
-            if fits
-            else f"lower {_listed([f'trainer.{axis}_parallel' for axis, size in axes.items() if size > 1])}"
-        )
-        cut = " x ".join(f"{axis} {size}" for axis, size in axes.items() if size > 1 or axis != "context")
-        raise ConfigError(
-            f"stage {stage.name}: {cut} x data {trainer.data_parallel} = {stage.num_ranks} devices, {cluster.name} has "
-            f"{have}{' besides the engines' if rollout.nodes else ''}; {change}"
-        )
-    have = rollout.nodes * cluster.devices_per_node or have
-    if stage.engine and rollout.tensor_parallel <= cluster.devices_per_node and stage.num_engine_devices > have:
-        raise ConfigError(
-            f"stage {stage.name}: {rollout.num_engines} engines of {rollout.tensor_parallel} devices, {cluster.name} "
-            f"has {have}{' for them' if rollout.nodes else ''}; use "
-            f"rollout.num_engines={max(1, have // rollout.tensor_parallel)}"
-        )
-    for key, size in (
-        ("trainer.tensor_parallel", trainer.tensor_parallel),
-        ("rollout.tensor_parallel", rollout.tensor_parallel),
-    ):
-        if size > cluster.devices_per_node or (cluster.nodes > 1 and cluster.devices_per_node % size):
-            raise ConfigError(
-                f"stage {stage.name}: {key}={size} would cross nodes of {cluster.devices_per_node} devices, and every "
-                f"layer wait for the network; use a divisor of {cluster.devices_per_node}"
-            )
-    if not (stage.engine and draws) or rollout.nodes or cluster.nodes == 1:
-        return
-    if cluster.devices_per_node % model_parallel:
-        cut = " x ".join(f"{axis} {size}" for axis, size in axes.items() if size > 1)
-        raise ConfigError(
-            f"stage {stage.name}: {cut} = {model_parallel} devices hold one copy of the model; it must lie within a "
-            f"node of {cluster.devices_per_node}, whose engines take their weights from it; use sizes whose product "
-            f"divides {cluster.devices_per_node}, or give the engines nodes of their own by rollout.nodes"
-        )
-    used = rank_nodes(trainer, rollout, cluster.devices_per_node)
-    if stage.num_engine_devices > used * cluster.devices_per_node:
-        most = used * cluster.devices_per_node // rollout.tensor_parallel
-        raise ConfigError(
-            f"stage {stage.name}: {rollout.num_engines} engines of {rollout.tensor_parallel} devices on the {used} "
-            f"nodes that {stage.num_ranks} trainer processes take; use rollout.num_engines={most}, a larger "
-            "trainer.data_parallel, or give them nodes of their own by rollout.nodes"
-        )
-
-
-def _check_engine_room(stage: StageCapacity, engine: EngineMemory) -> None:
-    if engine.num_sequences(stage.context) >= 1:
-        return
-    raise ConfigError(
-        f"stage {stage.name}: one sequence of {stage.context} tokens needs "
-        f"{engine.kv_per_token * stage.context / GIB:.1f} GiB of keys and values, the engine has "
-        f"{max(engine.kv_room, 0) / GIB:.1f} beside {engine.weights / GIB:.1f} of weights; raise "
-        "rollout.gpu_memory_utilization (on a CPU rollout.kv_cache_gib) or "
-        f"rollout.tensor_parallel={stage.rollout.tensor_parallel}"
-    )
-
-
-def _check_device_memory(stage: StageCapacity, capacity: PlanCapacity, arch: ModelArch, cluster: ClusterConfig) -> None:
-    items = dict(stage.device_items)
-    have = cluster.device_memory_gib * GIB
-    if stage.at_worst <= have:
-        return
-    if stage.rollout.sleep_level and stage.engine:
-        if stage.is_engine_largest:
-            items = {"engine": stage.engine.total, "the trainer's workspace": stage.workspace}
-        else:
-            items["engine"] = stage.engine.asleep
-    largest = sorted(items.items(), key=lambda item: -item[1])
-    listed = ", ".join(f"{what} {size / GIB:.1f}" for what, size in largest if size > 0.05 * GIB)
-    raise ConfigError(
-        f"stage {stage.name}: {stage.at_worst / GIB:.1f} GiB on a device of {cluster.device_memory_gib:g}: "
-        f"{listed}; {_what_to_lower(stage, capacity, arch, cluster)}"
-    )
-
-
-def _what_to_lower(stage: StageCapacity, capacity: PlanCapacity, arch: ModelArch, cluster: ClusterConfig) -> str:
-    """The first change that helps: the engine's cache where enough is left for all stages, else the trainer's items."""
-    shares = stage.engine and not stage.rollout.nodes
-    if stage.engine and shares and (stage.is_engine_largest or not stage.rollout.sleep_level):
-        least = stage.engine.weights + stage.engine.workspace + stage.engine.kv_per_token * stage.context
-        share = min(_engine_share(one, cluster) for one in capacity.stages)
-        if share * cluster.device_memory_gib * GIB >= least:
-            return f"use rollout.gpu_memory_utilization={share:.2f}"
-    if shares and not stage.rollout.sleep_level and stage.in_turns <= cluster.device_memory_gib * GIB:
-        return "use rollout.sleep_level=2"  # each alone fits
-    memory, trainer = stage.memory, stage.trainer
-    parts = {"activations": memory.activations, "logits": memory.logits, "state": memory.at_rest}
-    largest = max(parts, key=lambda part: parts[part])
-    if largest == "activations" and trainer.recompute != "full":
-        return "use trainer.recompute=full"
-    if largest == "activations" and trainer.rows_per_microbatch > 1:
-        return f"lower trainer.rows_per_microbatch={trainer.rows_per_microbatch}"
-    if largest == "activations" and trainer.data_parallel % 2 == 0:
-        context, data = 2 * trainer.context_parallel, trainer.data_parallel // 2
-        if trainer.tensor_parallel * context <= cluster.devices_per_node:
-            return f"use trainer.context_parallel={context} and trainer.data_parallel={data}"
-    if largest == "logits":
-        return f"lower trainer.logprob_chunk_tokens={trainer.logprob_chunk_tokens}"
-    if not trainer.distributed_optimizer and Mesh.of(trainer).num_copies > 1:
-        return "use trainer.distributed_optimizer=true"
-    more = next((n for n in (2, 4, 8) if n > trainer.tensor_parallel and not _uneven(arch, n, "")), None)
-    if more and cluster.devices_per_node % more == 0:
-        return f"use trainer.tensor_parallel={more}"
-    return f"raise trainer.pipeline_parallel={trainer.pipeline_parallel}"
-
-
-def _check_host(capacity: PlanCapacity, cluster: ClusterConfig) -> None:
-    items = capacity.host_items
-    if sum(items.values()) <= cluster.host_memory_gib * GIB:
-        return
-    largest = max(items, key=lambda item: items[item])
-    change = {
-        "trainer": "lower trainer.rows_per_microbatch or trainer.row_tokens, or use trainer.recompute=full",
-        "engines": "lower rollout.kv_cache_gib or rollout.num_engines",
-        "refit buffer": "use a smaller model",
-        "reward workers": "lower reward_pool.num_workers",
-        "checkpoint being written": "use checkpoint.asynchronous=false",
-        "optimizer in host memory": "lower trainer.optimizer_offload",
-        "what sleeps": "use rollout.sleep_level=0, or spread the model over more devices",
-    }[largest]
-    listed = ", ".join(f"{what} {size / GIB:.1f}" for what, size in sorted(items.items(), key=lambda item: -item[1]))
-    raise ConfigError(
-        f"{sum(items.values()) / GIB:.1f} GiB in a node's memory of {cluster.host_memory_gib:g}: {listed}; {change}"
-    )

@@ -10,14 +10,9 @@ from nemo_acereason.config.cluster import GIB, TIB, ClusterConfig
 from nemo_acereason.config.model_arch import ModelArch
 from nemo_acereason.config.schema import Plan
 from nemo_acereason.errors import ConfigError
-from nemo_acereason.launch.capacity import (
-    PlanCapacity,
-    StageCapacity,
-    capacity_with,
-    check_capacity,
-    fitting_layout,
-    plan_capacity,
-)
+from nemo_acereason.launch.capacity import PlanCapacity, StageCapacity, capacity_with, plan_capacity
+from nemo_acereason.launch.capacity_checks import check_computed
+from nemo_acereason.launch.fitting_layout import fitting_layout
 from nemo_acereason.launch.show import file_console
 
 
@@ -35,7 +30,7 @@ def show_capacity(plan: Plan, arch: ModelArch, cluster: ClusterConfig, console: 
     say(_cluster_line(cluster))
     capacity = plan_capacity(plan, arch, cluster)
     try:
-        check_capacity(plan, arch, cluster)
+        check_computed(capacity, plan, arch, cluster)
     except ConfigError:
         settings = fitting_layout(plan, arch, cluster) if cluster.device == "gpu" else {}
         if settings:

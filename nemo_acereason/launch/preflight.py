@@ -21,7 +21,7 @@ from nemo_acereason.launch.build import (
     open_stages,
     tokenizer_of,
 )
-from nemo_acereason.launch.capacity import check_capacity
+from nemo_acereason.launch.capacity_checks import check_capacity
 from nemo_acereason.launch.segments import segments
 from nemo_acereason.loops.rules import bind_rule
 from nemo_acereason.records import StageHistory

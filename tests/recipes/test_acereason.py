@@ -26,7 +26,7 @@ from nemo_acereason.config.sources import list_settings
 from nemo_acereason.data.chat_template import load_tokenizer, render_prompt
 from nemo_acereason.data.sft_dataset import SftStream
 from nemo_acereason.data.transforms import code_problem
-from nemo_acereason.launch.capacity import check_capacity
+from nemo_acereason.launch.capacity_checks import check_capacity
 from nemo_acereason.loops.rules import StageRules
 
 CODE_FORMAT = "Please place the solution code in the following format:\n```python\n# Your solution code here\n```"

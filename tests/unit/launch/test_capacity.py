@@ -28,8 +28,10 @@ from nemo_acereason.config.schema import (
     TrainerConfig,
 )
 from nemo_acereason.errors import ConfigError
-from nemo_acereason.launch.capacity import capacity_with, check_capacity, fitting_layout, plan_capacity
+from nemo_acereason.launch.capacity import capacity_with, plan_capacity
+from nemo_acereason.launch.capacity_checks import check_capacity
 from nemo_acereason.launch.capacity_table import show_capacity
+from nemo_acereason.launch.fitting_layout import fitting_layout
 
 R1_7B = planned_arch(ModelConfig(path="hf:deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"))
 SIXTEEN_HEADS = model_arch(
