@@ -11,11 +11,14 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ENV PIP_CONSTRAINT="" PIP_DISABLE_PIP_VERSION_CHECK=1
 ARG TRANSFORMER_ENGINE=2.20.2
 ARG MAX_JOBS=8
-# the one slow layer: it changes with the version alone; what it imports besides is in requirements/container.txt
+# the one slow layer: it changes with the version alone; what it imports besides is in requirements/container.txt;
+# `--build-arg TRANSFORMER_ENGINE=` leaves it out, for a base that brings its own or has no CUDA
 RUN --mount=type=cache,target=/root/.cache/pip \
-    NVTE_FRAMEWORK=pytorch pip wheel --no-deps --no-build-isolation --wheel-dir /wheels \
-        "transformer-engine==${TRANSFORMER_ENGINE}" "transformer-engine-cu13==${TRANSFORMER_ENGINE}" \
-        "transformer-engine-torch==${TRANSFORMER_ENGINE}"
+    if [ -n "${TRANSFORMER_ENGINE}" ]; then \
+        NVTE_FRAMEWORK=pytorch pip wheel --no-deps --no-build-isolation --wheel-dir /wheels \
+            "transformer-engine==${TRANSFORMER_ENGINE}" "transformer-engine-cu13==${TRANSFORMER_ENGINE}" \
+            "transformer-engine-torch==${TRANSFORMER_ENGINE}"; \
+    fi
 COPY requirements/container.txt /src/requirements/container.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip wheel --no-deps --wheel-dir /wheels -r /src/requirements/container.txt
@@ -28,7 +31,8 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels/ours /src
 
 FROM ${BASE}
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-ENV PIP_CONSTRAINT="" PIP_DISABLE_PIP_VERSION_CHECK=1
+# pip of Ubuntu 24.04 and Debian 12 installs nothing beside the system's packages without being told to
+ENV PIP_CONSTRAINT="" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_BREAK_SYSTEM_PACKAGES=1
 # the sandbox for model-written programs; versions are those of the base's distribution
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -45,7 +49,8 @@ COPY --chmod=755 docker/check.sh /usr/local/bin/acereason-check
 RUN acereason-check requirements && cat /proc/sys/kernel/random/uuid >/etc/acereason-image
 # the commit that this was built from: `docker build --build-arg COMMIT=$(git rev-parse HEAD)`
 ARG COMMIT=""
-ENV ACEREASON_COMMIT=${COMMIT}
+# no packages of a user's own: Apptainer, and pyxis at some sites, show the container their ~/.local
+ENV ACEREASON_COMMIT=${COMMIT} PYTHONNOUSERSITE=1
 RUN useradd --create-home --shell /bin/bash acereason
 # hadolint ignore=DL3066
 USER acereason

@@ -1,4 +1,4 @@
-"""The container's files, as far as they can be tried without building it: docs/cluster.md says which lines are not."""
+"""The container's files, as far as they can be tried without building it, which docker/build_without_gpu.sh does."""
 
 from __future__ import annotations
 
@@ -60,6 +60,23 @@ def test_what_changes_often_comes_late() -> None:
     assert found == sorted(found)
 
 
+@pytest.mark.parametrize(("version", "num_built"), [("2.20.2", 3), ("", 0)])
+def test_an_empty_version_leaves_transformer_engine_out(version: str, num_built: int, tmp_path: Path) -> None:
+    _, line = instructions()[index("NVTE_FRAMEWORK")]
+    (tmp_path / "pip").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "pip").chmod(0o755)
+    told = subprocess.run(
+        ["bash", "-c", line.partition("/root/.cache/pip ")[2]],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "TRANSFORMER_ENGINE": version},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    built = [word for word in told.stdout.split() if word.startswith("transformer-engine")]
+    assert len(built) == num_built
+    assert all(word.endswith("==2.20.2") for word in built)
+
+
 def test_what_is_copied_is_there_and_enough_to_build_the_package() -> None:
     copied = [rest.split() for word, rest in instructions() if word == "COPY"]
     sources = {source for words in copied for source in words[:-1] if not source.startswith("--")}
@@ -103,6 +120,26 @@ def test_check_looks_for_every_requirement(tmp_path: Path) -> None:
     ended = check_requirements(site(tmp_path / "torn", "no-such>=2", "torch>=99", "rich"))
     assert ended.returncode == 1
     assert re.fullmatch(r"check: no-such>=2 is not installed; torch>=99 is \d\S*\n", ended.stderr)
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("ok   sandbox            kernel, programs run as the user who started it", 0),
+        ("BAD  sandbox            process, programs run as the user who started it; held less well", 0),
+        ("BAD  sandbox            kernel, programs run as user 7; no network: ran to its end", 1),
+        ("BAD  sandbox            none, programs run as the user who started it", 1),
+        ("BAD  vLLM               ImportError: cannot import name 'x'", 1),
+    ],
+)
+def test_check_fails_on_what_is_the_images_own(line: str, status: int, tmp_path: Path) -> None:
+    # a lower level of the sandbox is how the container was started
+    (condition,) = re.findall(r"^if (grep -q .*?); then\n", CHECK.read_text(), re.DOTALL | re.MULTILINE)
+    others = "" if " sandbox " in line else "ok   sandbox            kernel, programs run as user 7\n"
+    (tmp_path / "doctor.txt").write_text(f"ok   torch              2.13.0\n{others}{line}\n")
+    (tmp_path / "bwrap").touch(0o755)
+    command = f"PATH=$PATH:$PWD; if {condition}; then exit 1; fi"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False).returncode == status
 
 
 def test_check_runs_a_plan_that_the_recipe_takes(tmp_path: Path) -> None:
