@@ -8,6 +8,8 @@ which sample is decided as in our own trainer.
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
 from nemo.lightning import io
 from nemo.lightning.megatron_parallel import MegatronStep
@@ -32,22 +35,32 @@ from nemo_acereason.config.schema import GrpoStage, SftStage, StageConfig
 from nemo_acereason.config.trainer_rules import check_trainer
 from nemo_acereason.data.chat_template import end_token_ids
 from nemo_acereason.data.prompt_stream import PromptStream
+from nemo_acereason.data.row_stream import NoPromptsLeft
 from nemo_acereason.data.sft_dataset import SftStream, step_samples
 from nemo_acereason.data.sources import SFT_FIELDS, load_rows
 from nemo_acereason.errors import ConfigError, WeightSyncError
 from nemo_acereason.launch.build import keep_by_file, model_directory, tokenizer_of
+from nemo_acereason.launch.engine_server import invite
+from nemo_acereason.launch.engines import EngineHosts, open_hosts
+from nemo_acereason.launch.scorer import start_scorer
 from nemo_acereason.loops.grpo import check_mismatch, train_rows
 from nemo_acereason.loops.learning_rate import stage_learning_rate
 from nemo_acereason.loops.rules import StageRules
+from nemo_acereason.loops.run import epochs_over, refuse_unjudged, stopped_by
 from nemo_acereason.nemo.model import AceReasonModel, Work
-from nemo_acereason.nemo.settings import check_stage, left_out
+from nemo_acereason.nemo.settings import check_precision, check_stage, in_effect, left_out
+from nemo_acereason.observe.jsonl import drop_after
+from nemo_acereason.observe.log import SAMPLES_FILE, append_samples
+from nemo_acereason.observe.loggers import make_logger
 from nemo_acereason.observe.metrics import rollout_metrics, trainer_metrics
 from nemo_acereason.parallel.collectives import metrics_over_ranks, on_leader
 from nemo_acereason.protocols import RolloutEngine, TokenLoss
-from nemo_acereason.records import Sampling, ScoredGroup, StepMetrics, TrainRow
+from nemo_acereason.records import Sampling, ScoredGroup, StageHistory, StepMetrics, TrainRow
+from nemo_acereason.resharding.layout import check_layout
 from nemo_acereason.rollout.draw import collect_groups, draw_and_score, prompt_seeds
 from nemo_acereason.rollout.engine import build_engine
 from nemo_acereason.sandbox.pool import RewardPool
+from nemo_acereason.sandbox.remote_pool import PoolServer, SpreadPool
 from nemo_acereason.trainer.microbatch import build_microbatch, rank_samples
 from nemo_acereason.trainer.model import tokens_multiple
 
@@ -68,10 +81,14 @@ class StageData(pl.LightningDataModule, io.IOMixin):  # type: ignore[misc] # NeM
         recipe: as :func:`nemo_acereason.config.load.load_plan` takes it.
         stage: its name in the plan.
         changes: settings that differ, ``key=value``.
-        run_dir: for what belongs to the run and not to NeMo (the engine's log); empty: a temporary directory.
+        run_dir: for what belongs to the run and not to NeMo (engine's log, samples); empty: a temporary directory.
     Raises:
         ConfigError: no such stage, or its data or model are still to be given.
     """
+
+    group: dist.ProcessGroup | None = None
+    """All ranks, over host memory. NeMo's default group has NCCL alone on GPUs: that takes no host tensors, and gives
+    up on ranks which wait for longer than 10 minutes, as they do while the leader draws."""
 
     def __init__(self, recipe: str, stage: str, changes: list[str] | None = None, run_dir: str = "") -> None:
         super().__init__()
@@ -89,6 +106,10 @@ class StageData(pl.LightningDataModule, io.IOMixin):  # type: ignore[misc] # NeM
         self.data_sampler = StepSampler(self)
         self.tokenizer: Any = None
         """NeMo's, set by ``llm.finetune``; unused."""
+        self.history = StageHistory([])
+        """What the stage has reported so far."""
+        self.reported: dict[str, float] = {}
+        """By the last step, see :meth:`end_step`."""
         of_stage = self.plan.stages[stage]
         # what NeMo checks and its counters of FLOPs read; how samples are dealt is up to StepSampler
         self.micro_batch_size = 1
@@ -103,10 +124,12 @@ class StageData(pl.LightningDataModule, io.IOMixin):  # type: ignore[misc] # NeM
         """
         if stage == "fit" and not hasattr(self, "stream"):
             assert self.trainer is not None, "no trainer took this module"
-            check_stage(self.plan, self.stage_name, self.trainer.num_nodes)
-            run_dir = on_leader(lambda: self._run_dir or tempfile.mkdtemp(prefix="acereason-"))
-            self.run_dir = Path(run_dir)
-            self.model_dir = on_leader(lambda: model_directory(self.plan, self.run_dir))
+            num_nodes = self.trainer.num_nodes
+            check_stage(self.plan, self.stage_name, num_nodes, self.trainer.world_size // num_nodes)
+            self.group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+            run_dir = on_leader(lambda: self._run_dir or tempfile.mkdtemp(prefix="acereason-"), self.group)
+            self.run_dir = Path(run_dir).resolve()  # engines may stand elsewhere
+            self.model_dir = on_leader(lambda: model_directory(self.plan, self.run_dir), self.group)
             trained = self.trainer.lightning_module
             assert isinstance(trained, AceReasonModel)
             if trained.arch != read_model_arch(self.model_dir):
@@ -114,14 +137,22 @@ class StageData(pl.LightningDataModule, io.IOMixin):  # type: ignore[misc] # NeM
                     f"the trainer's model has another shape than {self.model_dir}, the plan's; "
                     "give the data model.path=HF_DIR of the model that is trained"
                 )
-            check_trainer(self.plan.trainer, trained.arch, has_cuda=torch.cuda.is_available())
+            check_precision(self.plan.trainer, trained.config)
+            trainer = in_effect(self.plan.trainer, trained.config)
+            check_trainer(trainer, trained.arch, has_cuda=torch.cuda.is_available())
+            check_layout(
+                trained.arch,
+                tensor_parallel=trainer.tensor_parallel,
+                pipeline_parallel=trainer.pipeline_parallel,
+                virtual_pipeline=trainer.virtual_pipeline,
+            )
+            self.rules = StageRules(self.stage_name, self.plan.stages[self.stage_name])
+            log = self.plan.log
+            further = [make_logger(name, self.run_dir, log.logger_options.get(name, {})) for name in log.loggers]
+            self.trainer.loggers = [*self.trainer.loggers, *further]
             self._open()
-            if self.trainer.is_global_zero and (names := left_out(self.plan, self.stage_name)):
-                print(
-                    f"acereason: NeMo's trainer leaves out of the plan of stage {self.stage_name}: {', '.join(names)}; "
-                    "see docs/nemo.md",
-                    file=sys.stderr,
-                )
+            if names := left_out(self.plan, self.stage_name):
+                self.say(f"NeMo's trainer leaves out of its plan {', '.join(names)}; see docs/nemo.md")
 
     def train_dataloader(self) -> Iterator[StepData]:
         """Endless: the trainer's ``max_steps`` ends it. A step's data is made when it is asked for, and no earlier."""
@@ -136,13 +167,55 @@ class StageData(pl.LightningDataModule, io.IOMixin):  # type: ignore[misc] # NeM
         """Before the optimizer acts: check the step, and name what is to be logged."""
         raise NotImplementedError
 
+    def begin(self) -> str | None:
+        """Before the first step that is taken here, on every rank together.
+
+        Returns:
+            Why the stage is at its end already; None: it is not.
+        """
+        return self.reason_to_end()
+
+    def after_step(self, grad_norm: float) -> str | None:
+        """Behind the optimizer's step, on every rank together: what the stage's rules make of what it reported.
+
+        Returns:
+            Why the stage ends with this step; None: it goes on.
+        Raises:
+            RunStopped: a guard rail that stops was met.
+        """
+        step = self.step - 1
+        self.history.steps.append({**self.reported, "grad_norm": grad_norm, "step": step})
+        on_leader(lambda: self._meet_rails(step), self.group)
+        return self.reason_to_end()
+
+    def reason_to_end(self) -> str | None:
+        """Why the stage ends behind the last step, its number of steps apart; None: it goes on."""
+        if reason := epochs_over(self.plan.stages[self.stage_name], self.stream):
+            return reason
+        # what the leader reported decides for all
+        return on_leader(lambda: self.rules.reason_to_end(self.history), self.group)
+
+    def say(self, text: str) -> None:
+        """One line of the stage on the leader's terminal."""
+        assert self.trainer is not None, "no trainer took this module"
+        if self.trainer.is_global_zero:
+            print(f"acereason: stage {self.stage_name}: {text}", file=sys.stderr)
+
+    def _meet_rails(self, step: int) -> None:
+        for rail, reason in self.rules.rails_met(self.history):
+            if rail.action == "stop":
+                raise stopped_by(rail, reason, self.stage_name, step)
+            self.say(reason)
+
     def state_dict(self) -> dict[str, Any]:
-        """The data's position, into NeMo's checkpoint."""
-        return {"stream": self.stream.state()}
+        """The data's position and what the rules go by, into NeMo's checkpoint."""
+        return {"stream": self.stream.state(), "rules": self.rules.state(), "steps": list(self.history.steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the very next row."""
+        """Go on with the very next row, and decide as if never stopped."""
         self.stream.restore(state_dict["stream"])
+        self.rules.restore(state_dict["rules"])
+        self.history = StageHistory(list(state_dict["steps"]))
 
     @property
     def step(self) -> int:
@@ -164,6 +237,7 @@ class AceReasonSFTData(StageData):
 
     def next_step(self) -> StepData:
         """See :class:`StageData`."""
+        self._epoch = self.stream.epoch
         samples = step_samples(self.stream.take(self._stage.sequences_per_step))
         longest = max(len(sample.token_ids) for sample in samples)
         rows = pack(samples, self.plan.trainer.row_tokens or row_length(longest))
@@ -172,7 +246,8 @@ class AceReasonSFTData(StageData):
     def end_step(self, metrics: StepMetrics) -> dict[str, float]:
         """See :class:`StageData`."""
         num_tokens = metrics.values["num_tokens"]
-        values = {"entropy": metrics.values["sum_entropy"] / num_tokens, "tokens/trained": num_tokens}
+        entropy = metrics.values["sum_entropy"] / num_tokens
+        values = {"entropy": entropy, "tokens/trained": num_tokens, "epoch": self._epoch}
         return trainer_metrics(dataclasses.replace(metrics, values=values))
 
     def _open(self) -> None:
@@ -194,12 +269,17 @@ class AceReasonSFTData(StageData):
 class RolloutDataModule(StageData):
     """Responses drawn with the weights of the moment, judged, of a stage of kind ``grpo``.
 
-    Rank 0 owns the engine and the reward pool; :class:`nemo_acereason.nemo.weight_sync.WeightSync` gives the engine
-    its weights, and without it the first step is refused.
+    Rank 0 owns engines and reward pool, of which each node of the trainer has its part;
+    :class:`nemo_acereason.nemo.weight_sync.WeightSync` gives the engines their weights, and without it the first step
+    is refused.
     """
 
+    hosts: EngineHosts
+    """Where its engines stand."""
     engine: RolloutEngine | None = None
     """The leader's alone."""
+    _scorer: RewardPool | SpreadPool | None = None
+    _pool_server: PoolServer | None = None
     engine_step: int = -1
     """Steps behind the weights that the engine was last given; -1: none yet."""
 
@@ -215,19 +295,24 @@ class RolloutDataModule(StageData):
                 f"the engine has the weights of step {self.engine_step}, the model is at step {step - 1}; "
                 "add the WeightSync callback to the trainer"
             )
-        sampling = self.rules.sampling(self._sampling, self.stream.epoch)
+        epoch = self.stream.epoch
+        sampling = self.rules.sampling(self._sampling, epoch)
         prompts = self.stream.take(self._stage.prompts_per_step)
         seeds = prompt_seeds(len(prompts), self.plan.seed, self.stage_name, step)
 
         def draw() -> list[ScoredGroup]:
             assert self.engine is not None
+            assert self._scorer is not None
             reward = self._stage.reward
             self._scorer.use(reward, timeout_s=reward.timeout_s)
             samples = draw_and_score(self.engine, self._scorer, prompts, sampling, seeds)
-            return collect_groups(self._scorer, prompts, samples, sampling.num_samples)
+            groups = collect_groups(self._scorer, prompts, samples, sampling.num_samples)
+            refuse_unjudged(groups, reward)
+            return groups
 
-        self._groups = on_leader(draw)
+        self._groups = on_leader(draw, self.group)
         self.stream.observe(self._groups)
+        self._drawn = {"temperature": sampling.temperature, "group_size": sampling.num_samples, "epoch": epoch}
         rows = train_rows(self._groups, self._stage, self._advantage, self.plan.trainer.row_tokens)
         return StepData(rows, on_policy_loss, sampling.temperature)
 
@@ -240,30 +325,49 @@ class RolloutDataModule(StageData):
         check_mismatch(self.stage_name, metrics, self._stage.guards)
         values = trainer_metrics(dataclasses.replace(metrics, values=mismatch_metrics(metrics.values)))
         self.rules.observe(values["entropy"])
+        values |= {**self._drawn, "num_prompts_left_out": self.stream.num_left_out}
         return values | rollout_metrics(self._groups)
 
-    def state_dict(self) -> dict[str, Any]:
-        """With the rules' memory."""
-        return {**super().state_dict(), "rules": self.rules.state()}
+    def begin(self) -> str | None:
+        """See :class:`StageData`; forgets samples of steps behind the checkpoint that is gone on from."""
+        on_leader(lambda: drop_after(self.run_dir / SAMPLES_FILE, self.step - 1), self.group)
+        return super().begin()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See :class:`StageData`."""
-        super().load_state_dict(state_dict)
-        self.rules.restore(state_dict["rules"])
+    def after_step(self, grad_norm: float) -> str | None:
+        """See :class:`StageData`; keeps some of the step's responses for a person to read."""
+        step, limit = self.step - 1, self.plan.log.samples_per_step
+        on_leader(lambda: append_samples(self.run_dir, self.stage_name, step, self._groups, limit), self.group)
+        return super().after_step(grad_norm)
+
+    def reason_to_end(self) -> str | None:
+        """See :class:`StageData`; nothing to draw from is a reason too."""
+        return super().reason_to_end() or self._nothing_left()
+
+    def _nothing_left(self) -> str | None:
+        """Found out here, for the trainer cannot end within a step."""
+        if not (self._stage.epoch_filter.drop_solved or self._stage.epoch_filter.drop_unsolved):
+            return None
+        here = self.stream.state()
+        try:
+            self.stream.take(self._stage.prompts_per_step)
+        except NoPromptsLeft as nothing:
+            return str(nothing)
+        self.stream.restore(here)
+        return None
 
     def teardown(self, stage: str) -> None:
-        """End the engine and the workers."""
-        if stage == "fit" and self.engine is not None:
-            self.engine.close()
-            self._scorer.close()
-            self.engine = None
+        """End the engines and the workers."""
+        if stage == "fit":
+            for part in (self.engine, self._scorer, self._pool_server, self.hosts):
+                if part is not None:
+                    part.close()
+            self.engine, self._scorer, self._pool_server = None, None, None
 
     def _open(self) -> None:
         plan, stage = self.plan, self.plan.stages[self.stage_name]
         if not isinstance(stage, GrpoStage):
             raise ConfigError(f"stage {self.stage_name} is of kind {stage.kind}; want grpo, or use AceReasonSFTData")
         self._stage = stage
-        self.rules = StageRules(self.stage_name, stage)
         self._advantage: Callable[..., torch.Tensor] = import_function(
             stage.advantage, f"stages.{self.stage_name}.advantage"
         )
@@ -284,12 +388,19 @@ class RolloutDataModule(StageData):
             stage.num_samples, stage.max_response_tokens, stage.temperature, stage.top_p, end_token_ids(tokenizer)
         )
 
+        assert self.trainer is not None, "no trainer took this module"
+        local_rank = self.trainer.local_rank
+        self.hosts = open_hosts(
+            plan.rollout,
+            local_rank=local_rank,
+            group=self.group,
+            find_nodes=lambda: invite(self.run_dir, os.environ["MASTER_ADDR"], plan.rollout.nodes),
+        )
+        self._scorer, self._pool_server = start_scorer(
+            plan.reward_pool, stage.reward, local_rank=local_rank, group=self.group
+        )
+
         def start() -> None:
-            self._scorer = RewardPool(
-                stage.reward,
-                num_workers=plan.reward_pool.num_workers,
-                memory_bytes=int(plan.reward_pool.memory_gib * 2**30),
-            )
             self.engine = build_engine(
                 plan.rollout,
                 model_dir=self.model_dir,
@@ -297,9 +408,11 @@ class RolloutDataModule(StageData):
                 max_model_len=stage.max_prompt_tokens + stage.max_response_tokens,
                 seed=plan.seed,
                 log_path=self.run_dir / "logs" / "engine.log",
+                places=self.hosts.places,
+                start_worker=self.hosts.start_worker,
             )
 
-        on_leader(start)
+        on_leader(start, self.group)
 
 
 class StepSampler(DataSampler):  # type: ignore[misc]
@@ -339,10 +452,10 @@ class StepSampler(DataSampler):  # type: ignore[misc]
         mine: list[dict[str, float]] = []
         if parallel_state.get_tensor_model_parallel_rank() == 0:
             mine = [{name: float(value) for name, value in metrics.items()} for metrics in microbatch_outputs]
-        values = metrics_over_ranks(mine)
+        values = metrics_over_ranks(mine, self._data.group)
         loss = values.pop("loss")
         found = StepMetrics(self._data.step, loss, float("nan"), self._data.learning_rate, values)
-        metrics = self._data.end_step(found)
+        metrics = self._data.reported = {**self._data.end_step(found), "stage_step": self._data.step}
         del metrics["grad_norm"]  # NeMo logs it, behind the optimizer's step
         step.pl_module.log_dict(metrics, batch_size=1)
 
@@ -350,7 +463,7 @@ class StepSampler(DataSampler):  # type: ignore[misc]
         assert self._data.trainer is not None
         model = self._data.trainer.lightning_module
         assert isinstance(model, AceReasonModel)
-        config, trainer = model.config, self._data.plan.trainer
+        trainer = in_effect(self._data.plan.trainer, model.config)
         cp_rank = parallel_state.get_context_parallel_rank()
         cp_size = parallel_state.get_context_parallel_world_size()
         share = rank_samples(
@@ -358,17 +471,12 @@ class StepSampler(DataSampler):  # type: ignore[misc]
             dp_rank=parallel_state.get_data_parallel_rank(),
             dp_size=parallel_state.get_data_parallel_world_size(),
             rows_per_microbatch=trainer.rows_per_microbatch,
+            # interleaved pipelines run as many at a time as they have stages
+            multiple=trainer.pipeline_parallel if trainer.virtual_pipeline > 1 else 1,
             cost=sample_cost(model.arch),
             cp_size=cp_size,
         )
-        # NeMo's strategy and precision plugin decide, which users change without the plan
-        in_effect = dataclasses.replace(
-            trainer,
-            tensor_parallel=config.tensor_model_parallel_size,
-            sequence_parallel=config.sequence_parallel,
-            fp8=config.fp8_recipe if config.fp8 else "",
-        )
-        multiple = tokens_multiple(in_effect)
+        multiple = tokens_multiple(trainer)
         device = torch.device(torch.cuda.current_device())
         return [
             Work(

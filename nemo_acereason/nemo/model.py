@@ -26,11 +26,12 @@ from nemo.lightning.pytorch.optim import OptimizerModule
 from nemo_acereason.config.model_arch import ModelArch, model_arch
 from nemo_acereason.data.model_files import changed_config
 from nemo_acereason.errors import ConfigError
+from nemo_acereason.nemo.after_step import AfterStep
 from nemo_acereason.protocols import TokenLoss
 from nemo_acereason.resharding.layout import padded_vocab_size
 from nemo_acereason.trainer.forward import microbatch_loss, packed_segments
 from nemo_acereason.trainer.microbatch import Microbatch
-from nemo_acereason.trainer.model import DTYPES, uses_transformer_engine
+from nemo_acereason.trainer.model import DTYPES, output_weight, uses_transformer_engine
 from nemo_acereason.trainer.packed_attention import PackedAttention
 
 CONFIGS = {"qwen2": llm.Qwen2Config, "qwen3": llm.Qwen3Config, "llama": llm.LlamaConfig}
@@ -90,6 +91,7 @@ class AceReasonModel(llm.GPTModel):  # type: ignore[misc] # NeMo has no types
             **(megatron or {}),
         )
         super().__init__(config, optim=optim, tokenizer=tokenizer)
+        self.hf_config = hf_config
         self.dtype_name = dtype
         self.chunk_tokens = chunk_tokens
         self.kernel = kernel
@@ -116,6 +118,16 @@ class AceReasonModel(llm.GPTModel):  # type: ignore[misc] # NeMo has no types
             model.to(DTYPES[self.dtype_name])
         if model.post_process:
             model.output_layer.forward = lambda hidden, **_: (hidden, None)
+
+    def reinit(self) -> AceReasonModel:
+        """Another slice of the stack for this rank: NeMo's word for it, under interleaved pipelines."""
+        other = type(self)(self.hf_config, self.dtype_name, chunk_tokens=self.chunk_tokens, kernel=self.kernel)
+        other.config = self.config  # as NeMo's strategy and precision plugin have changed it
+        return other
+
+    def configure_callbacks(self) -> list[AfterStep]:
+        """Lightning's way for a model to bring callbacks of its own."""
+        return [AfterStep()]
 
     def on_fit_start(self) -> None:
         """Take the reduced gradients as they are: Megatron would divide by a count of tokens."""
@@ -163,10 +175,11 @@ class StepLoss(MegatronLossReduction):  # type: ignore[misc]
         self, batch: Work, hidden_1TD: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """What Megatron's schedule wants of a loss."""
+        model = self._model[0]
         total, metrics = microbatch_loss(
-            self._model[0],
+            model,
             batch.microbatch,
-            hidden_1TD,
+            hidden_1TD.to(output_weight(model).dtype),  # NeMo's precision plugin has them in float32
             batch.loss,
             temperature=batch.temperature,
             vocab_size=self._vocab_size,

@@ -14,6 +14,7 @@ from megatron.core import parallel_state
 
 from nemo_acereason.config.model_arch import ModelArch
 from nemo_acereason.nemo.model import megatron_model
+from nemo_acereason.parallel.collectives import from_all_ranks
 from nemo_acereason.resharding.layout import TrainingLayout
 from nemo_acereason.resharding.name_map import hf_shapes
 from nemo_acereason.resharding.plan import share_of_owned, training_pieces
@@ -26,25 +27,25 @@ class NemoPolicy:
 
     Args:
         slices: NeMo's model, or its several under interleaved pipelines (``trainer.strategy.megatron_parallel``).
+        group: all ranks; None: the default group.
     """
 
-    def __init__(self, slices: Sequence[Any], arch: ModelArch) -> None:
+    def __init__(self, slices: Sequence[Any], arch: ModelArch, group: dist.ProcessGroup | None = None) -> None:
         models = [megatron_model(one) for one in slices]
         whole = torch.nn.ModuleList(models) if len(models) > 1 else models[0]
         self._parameters = dict(whole.named_parameters())
         self._dtype = next(iter(self._parameters.values())).dtype
         self._arch = arch
-        self._pieces = training_pieces(
-            arch,
-            TrainingLayout(
-                tp_rank=parallel_state.get_tensor_model_parallel_rank(),
-                tp_size=parallel_state.get_tensor_model_parallel_world_size(),
-                pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
-                pp_size=parallel_state.get_pipeline_model_parallel_world_size(),
-                virtual_stages=len(models),
-                fused_norms=uses_transformer_engine(),
-            ),
+        layout = TrainingLayout(
+            tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+            tp_size=parallel_state.get_tensor_model_parallel_world_size(),
+            pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
+            pp_size=parallel_state.get_pipeline_model_parallel_world_size(),
+            virtual_stages=len(models),
+            fused_norms=uses_transformer_engine(),
         )
+        self._pieces = training_pieces(arch, layout)
+        self._part_of_rank = from_all_ranks((layout.tp_rank, layout.pp_rank), group)
 
     def load(self, source: WeightSource) -> None:
         """Fill the weights; an optimizer made before does not learn of it."""
@@ -52,10 +53,13 @@ class NemoPolicy:
 
     def hf_shards(self, among: Sequence[int] | None = None) -> Iterator[tuple[str, tuple[slice, ...], torch.Tensor]]:
         """As :meth:`nemo_acereason.protocols.PolicyTrainer.hf_shards`, over all ranks together."""
-        assert among is None or len(among) == dist.get_world_size(), "engines stand on one host here"
-        turn = parallel_state.get_data_parallel_rank(with_context_parallel=True)
-        num_turns = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
-        for piece in share_of_owned(self._pieces, turn, num_turns):
+        me = dist.get_rank()
+        sharers = [rank for rank, part in enumerate(self._part_of_rank) if part == self._part_of_rank[me]]
+        if among is not None:
+            sharers = [rank for rank in sharers if rank in among]
+        if me not in sharers:
+            return
+        for piece in share_of_owned(self._pieces, sharers.index(me), len(sharers)):
             yield piece.hf_name, piece.hf_index, self._parameters[piece.local_name].detach()[piece.local_index]
 
     def hf_tensors(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -26,9 +26,9 @@ class WeightSync(pl.Callback, io.IOMixin):  # type: ignore[misc] # NeMo has no t
         """First weights: those of the start, or of the checkpoint that is gone on from."""
         data: Any = getattr(trainer, "datamodule", None)
         assert isinstance(data, RolloutDataModule), "WeightSync goes with a RolloutDataModule"
-        self._link = weight_link(data.plan.rollout, pl_module.arch, [0] * trainer.world_size)
+        self._link = weight_link(data.plan.rollout, pl_module.arch, data.hosts.host_of_rank, data.group)
         strategy: Any = trainer.strategy
-        self._policy = NemoPolicy(list(strategy.megatron_parallel), pl_module.arch)
+        self._policy = NemoPolicy(list(strategy.megatron_parallel), pl_module.arch, data.group)
         self._push(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:  # noqa: ARG002

@@ -23,12 +23,14 @@ import lightning.pytorch as pl
 import nemo_run as run
 import torch
 import torch.distributed as dist
+from lightning.pytorch.loggers import TensorBoardLogger
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.lightning import io
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
@@ -37,22 +39,28 @@ import trainer_work as recorded
 from nemo_acereason.algorithm.policy_loss import on_policy_loss
 from nemo_acereason.config.load import load_plan
 from nemo_acereason.config.model_arch import read_model_arch
+from nemo_acereason.config.schema import TrainerConfig
 from nemo_acereason.data.byte_tokenizer import write_byte_tokenizer
-from nemo_acereason.errors import ConfigError
+from nemo_acereason.errors import ConfigError, RunStopped
 from nemo_acereason.launch.build import model_directory
 from nemo_acereason.launch.export import export_megatron
+from nemo_acereason.loops.rules import StageRules
 from nemo_acereason.nemo.checkpoints import hf_to_nemo
 from nemo_acereason.nemo.data import AceReasonSFTData, StageData, StepData
 from nemo_acereason.nemo.model import AceReasonModel
 from nemo_acereason.nemo.optim import stage_optimizer
 from nemo_acereason.nemo.policy import NemoPolicy
 from nemo_acereason.nemo.recipes.acereason_1_1_7b import finetune_recipe, rl_recipe
+from nemo_acereason.nemo.settings import in_effect
 from nemo_acereason.nemo.weight_sync import WeightSync
+from nemo_acereason.observe.jsonl import append_lines, read_lines
 from nemo_acereason.protocols import TokenLoss
 from nemo_acereason.records import Receipt, StepMetrics
 from nemo_acereason.resharding.name_map import hf_shapes
+from nemo_acereason.trainer.model import tokens_multiple
 from nemo_acereason.trainer.weights import RandomWeights
 
+ALONE = (1, 1, 1)
 E2E = Path(__file__).parents[1] / "e2e"
 SMALL = str(E2E / "small.yaml")
 CHANGES = [
@@ -63,7 +71,14 @@ CHANGES = [
     "stages.math_short.guards.mean_logp_error=100",
     "stages.math_short.guards.max_logp_error=0",
 ]
-SFT = [*CHANGES, "stages.sft.data.options.sums.count=20", "stages.sft.data.options.programs.count=20"]
+RECIPE = str(Path(__file__).with_name("small.py"))
+SFT = [
+    *CHANGES,
+    "stages.sft.data.options.sums.count=20",
+    "stages.sft.data.options.programs.count=20",
+    f"stages.sft.exits.enough.function={RECIPE}:enough",
+    "stages.sft.exits.enough.options.steps=3",
+]
 SHIPPED = [
     "trainer.tensor_parallel=1",
     "trainer.sequence_parallel=false",
@@ -72,11 +87,12 @@ SHIPPED = [
     f"rollout.options.responses={E2E / 'scripted_answers.py'}:respond",
     "reward_pool.num_workers=1",
     "stages.sft.data.source=nemo_acereason.data.toy_code:worked_sums_and_programs",
-    "stages.sft.data.options={sums: {count: 20}, programs: {count: 20}}",
+    "stages.sft.data.options={sums: {count: 8}, programs: {count: 8}}",
     "stages.sft.data.transform=''",
     "stages.sft.data.response=response",
     "stages.sft.sequences_per_step=8",
-    "stages.sft.num_steps=2",
+    "stages.sft.num_steps=5",
+    "stages.sft.num_epochs=1",
     "stages.math_8k.data.source=nemo_acereason.data.toy_math:problems",
     "stages.math_8k.data.options={count: 20}",
     "stages.math_8k.prompts_per_step=4",
@@ -140,9 +156,12 @@ class RecordedBatch(StageData):
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
         self.stream = _NoStream()
+        self.rules = StageRules(self.stage_name, self.plan.stages[self.stage_name])
 
 
 class _NoStream:
+    epochs_done = 0
+
     def state(self) -> dict[str, Any]:
         return {}
 
@@ -185,7 +204,9 @@ def fit(
         log=nl.NeMoLogger(
             log_dir=str(log_dir),
             use_datetime_version=False,
-            ckpt=nl.ModelCheckpoint(every_n_train_steps=1000, save_last=True, save_top_k=-1, monitor=None),
+            ckpt=nl.ModelCheckpoint(
+                every_n_train_steps=1000, save_last=True, save_top_k=-1, monitor=None, save_optim_on_train_end=True
+            ),
         ),
         resume=nl.AutoResume(
             restore_config=nl.RestoreConfig(path=str(model_dir / "start")),
@@ -212,23 +233,26 @@ def convert(directory: Path) -> Any:
     for name in ("qwen2_tied", "qwen2_plain", "llama_deep"):
         folder = directory / name
         model_dir = write_model(folder / "hf", name)
-        hf_to_nemo(model_dir, folder / "nemo", dtype="float32")
-        export_megatron(folder / "nemo", model_dir, folder / "back")
+        hf_to_nemo(model_dir, folder / "start", dtype="float32")
+        export_megatron(folder / "start", model_dir, folder / "back")
         found[name] = {
-            "difference": _largest_difference(folder / "nemo", model_dir),
+            "difference": _largest_difference(folder / "start", model_dir),
             "is_bit_exact": _tensors(folder / "back") == _tensors(model_dir),
         }
     return found
 
 
 def page(model_dir: Path, start: Path) -> None:
-    """Run what docs/nemo.md shows, up to the recipes it makes."""
+    """Run what docs/nemo.md shows, up to the recipes it makes and changes."""
     text = (Path(__file__).parents[2] / "docs" / "nemo.md").read_text()
     (code,) = re.findall(r"```python\n(import nemo_acereason\.nemo.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     exec(code.replace("HF_DIR", str(model_dir)).replace('"start"', repr(str(start))), names)
     assert (start / "weights").is_dir()
     assert (names["sft"].data.stage, names["rl"].data.stage) == ("sft", "math_8k")
+    (code,) = re.findall(r"```python\n(import nemo_run as run\nfrom nemo import.*?)```", text, re.DOTALL)
+    exec(code, names)
+    assert fdl.build(names["sft"].trainer).strategy.precision_plugin.dtype_config.fp8 == "hybrid"
 
 
 def _largest_difference(nemo_checkpoint: Path, model_dir: Path) -> float:
@@ -271,7 +295,7 @@ def train(directory: Path, layout: tuple[int, int, int]) -> Any:
         "sft",
         directory / "small",
         logs / "sft",
-        steps=3,
+        steps=5,
         layout=layout,
         changes=SFT,
     )
@@ -281,11 +305,89 @@ def train(directory: Path, layout: tuple[int, int, int]) -> Any:
 
 
 def resume(directory: Path) -> Any:
-    """An RL stage saved behind its second step, made longer, and gone on with to the third."""
+    """An RL stage saved behind its second step, made longer, and gone on with to the third; an SFT stage at its end."""
     logs = directory / "logs_resume"
-    first, _ = rollout(directory / "small", logs, (1, 1, 1), ["stages.math_short.num_steps=2"])
-    second, receipt = rollout(directory / "small", logs, (1, 1, 1), [])
-    return {"steps": [*first, *second], "version": receipt.version}
+    changes = ["checkpoint.every_steps=1", "checkpoint.keep_last=1", "log.samples_per_step=2", "log.loggers=[csv]"]
+    first, _ = rollout(directory / "small", logs, ALONE, [*changes, "stages.math_short.num_steps=2"])
+    run = logs / "acereason_1_1_7b_math_short"
+    append_lines(run / "acereason" / "samples.jsonl", [{"step": 3, "of": "a step that was not saved"}])
+    second, receipt = rollout(directory / "small", logs, ALONE, changes)
+    ended = fit(
+        AceReasonSFTData(SMALL, "sft", SFT),
+        "sft",
+        directory / "small",
+        directory / f"logs_{_name(ALONE)}" / "sft",
+        steps=5,
+        layout=ALONE,
+        changes=SFT,
+    )
+    return {
+        "steps": [*first, *second],
+        "version": receipt.version,
+        "checkpoints": sorted(path.name for path in (run / "checkpoints").iterdir()),
+        "samples": [[line["step"], line["verdict"]] for line in read_lines(run / "acereason" / "samples.jsonl")],
+        "csv": [path.read_text().splitlines()[0].split(",") for path in (run / "acereason").rglob("metrics.csv")],
+        "tensorboard": written_scalars(logs),
+        "steps_behind_the_end": len(ended),
+    }
+
+
+def written_scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard would show, by name: steps and values."""
+    shown: dict[str, list[tuple[int, float]]] = {}
+    for folder in sorted({file.parent for file in directory.rglob("events.out.tfevents.*")}):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        for name in events.Tags()["scalars"]:
+            shown.setdefault(name, []).extend((event.step, event.value) for event in events.Scalars(name))
+    return shown
+
+
+def deep(directory: Path, layout: tuple[int, int, int]) -> Any:
+    """An RL stage of six layers, from weights in NeMo's own class; two slices to each rank of a pipeline."""
+    virtual = f"trainer.virtual_pipeline={1 if layout == ALONE else 2}"
+    steps, receipt = rollout(directory / "llama_deep", directory / f"logs_deep_{_name(layout)}", layout, [virtual])
+    return {"steps": steps, "num_tensors": receipt.num_tensors, "version": receipt.version}
+
+
+SOLVED = [
+    f"rollout.options.responses={RECIPE}:solve",
+    "stages.math_short.data.options.count=8",
+    "stages.math_short.epoch_filter.drop_solved=true",
+    "stages.math_short.guards.rails.no_signal.options.steps=1",
+    "checkpoint.every_steps=1",
+]
+"""Every answer is right: two steps are warned of, then nothing is left to draw."""
+
+
+def precision(directory: Path) -> Any:
+    """What FP8 of NeMo's plugin, or of a plan, makes of a model's config, and how FP8 is refused where it cannot be."""
+    model_dir, start = str(directory / "small" / "hf"), str(directory / "small" / "start")
+    found: dict[str, Any] = {"multiple": {}}
+    for recipe in ("delayed", "blockwise"):
+        fp8 = nl.MegatronMixedPrecision(precision="bf16-mixed", fp8="hybrid", fp8_recipe=recipe)
+        trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=nl.MegatronStrategy(), plugins=fp8)
+        model = AceReasonModel.from_hf(model_dir)
+        trainer.strategy.connect(model)
+        found["multiple"][recipe] = tokens_multiple(in_effect(TrainerConfig(), model.config))
+    changes = [*SHIPPED, "trainer.fp8=tensorwise", "trainer.fp8_bf16_layers=1"]
+    recipe = finetune_recipe(model_dir, start, dir=str(directory / "logs_fp8"), num_gpus_per_node=1, changes=changes)
+    config = fdl.build(recipe.model).config
+    found["of_plan"] = [config.fp8, config.fp8_recipe, config.fp8_amax_history_len, config.num_layers_at_end_in_bf16]
+    try:
+        execute(recipe)
+    except ConfigError as error:
+        found["refused"] = str(error)
+    return found
+
+
+def stopped(directory: Path) -> Any:
+    """What a guard rail that stops leaves behind. The last job of a process: NeMo's telemetry takes no other then."""
+    logs = directory / "logs_stopped"
+    try:
+        rollout(directory / "small", logs, ALONE, [*SOLVED, "stages.math_short.guards.rails.no_signal.action=stop"])
+    except RunStopped as error:
+        return {"said": str(error), "checkpoints": [path.name for path in logs.rglob("checkpoints/*")]}
 
 
 def rollout(
@@ -298,7 +400,7 @@ def rollout(
         "math_short",
         dir=str(log_dir),
         num_gpus_per_node=math.prod(layout),
-        recipe=str(Path(__file__).with_name("small.py")),
+        recipe=RECIPE,
         changes=[
             *CHANGES,
             f"trainer.tensor_parallel={layout[0]}",
@@ -308,6 +410,7 @@ def rollout(
             *changes,
         ],
     )
+    recipe.log.tensorboard = run.Config(TensorBoardLogger, save_dir="shown", name="")
     stage, steps = execute(recipe)
     of_type = {type(callback): callback for callback in stage.keywords["trainer"].callbacks}
     return steps, of_type[WeightSync].last_receipt
@@ -325,11 +428,11 @@ def execute(recipe: Any) -> tuple[Any, list[dict[str, float]]]:
 def chain(directory: Path) -> Any:
     """The shipped recipes, SFT then RL, by no more than what makes them small; the end exported as the page shows."""
     model_dir, logs = directory / "small" / "hf", directory / "logs_chain"
-    sft, sft_steps = execute(
-        finetune_recipe(
-            str(model_dir), str(directory / "small" / "start"), dir=str(logs), num_gpus_per_node=1, changes=SHIPPED
-        )
+    recipe = finetune_recipe(
+        str(model_dir), str(directory / "small" / "start"), dir=str(logs), num_gpus_per_node=1, changes=SHIPPED
     )
+    recipe.trainer.plugins = run.Config(nl.MegatronMixedPrecision, precision="bf16-mixed")
+    sft, sft_steps = execute(recipe)
     rl, rl_steps = execute(
         rl_recipe(str(model_dir), str(last_checkpoint(sft)), dir=str(logs), num_gpus_per_node=1, changes=SHIPPED)
     )
@@ -348,6 +451,7 @@ def chain(directory: Path) -> Any:
     return {
         "sft": sft_steps,
         "rl": rl_steps,
+        "dtypes": [dtypes(sft), dtypes(rl)],
         "num_engines": data.plan.rollout.num_engines,
         "rotary_base": config.rotary_base,
         "recompute": config.recompute_granularity,
@@ -358,12 +462,21 @@ def chain(directory: Path) -> Any:
     }
 
 
+def dtypes(stage: Any) -> list[list[str]]:
+    """Of a trained model's weights, and of what its optimizer acts on."""
+    trainer = stage.keywords["trainer"]
+    (optimizer,) = trainer.optimizers
+    held = [parameter for group in optimizer.mcore_optimizer.param_groups for parameter in group["params"]]
+    return [
+        sorted({str(one.dtype) for one in some}) for some in (trainer.strategy.megatron_parallel.parameters(), held)
+    ]
+
+
 def refusals(directory: Path) -> dict[str, str]:
     """What the recipes say to plans that this host cannot do, by what is wrong with them."""
     given = {
-        "nodes": {"num_nodes": 2},
+        "copy": {"num_nodes": 2, "changes": ["trainer.pipeline_parallel=4"]},
         "filter": {"stage": "math_24k"},
-        "virtual pipeline": {"changes": ["trainer.virtual_pipeline=2"]},
         "param gather": {"changes": ["trainer.overlap_param_gather=true", "trainer.overlap_grad_reduce=true"]},
         "loop": {"changes": ["stages.math_8k.loop=my:loop"]},
     }
@@ -402,11 +515,18 @@ def main() -> None:
     layout = (int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     is_alone = int(os.environ["WORLD_SIZE"]) == 1
     found = {"convert": convert(directory)} if is_alone else {}
-    found |= {"train": train(directory, layout)}
+    if layout[1] == 3:
+        found["deep"] = deep(directory, layout)
+    else:
+        found["train"] = train(directory, layout)
     if is_alone:
+        found["deep"] = deep(directory, layout)
         found["resume"] = resume(directory)
+        found["filtered"] = rollout(directory / "small", directory / "logs_filtered", ALONE, SOLVED)[0]
         found["chain"] = chain(directory)
         found["refused"] = refusals(directory)
+        found["precision"] = precision(directory)
+        found["stopped"] = stopped(directory)
     if os.environ["RANK"] == "0":
         (directory / f"found_{_name(layout)}.json").write_text(json.dumps(found))
     sys.stdout.flush()

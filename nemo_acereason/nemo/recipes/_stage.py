@@ -19,7 +19,7 @@ from nemo_acereason.errors import ConfigError
 from nemo_acereason.nemo.data import AceReasonSFTData, RolloutDataModule
 from nemo_acereason.nemo.model import AceReasonModel
 from nemo_acereason.nemo.optim import stage_optimizer
-from nemo_acereason.nemo.settings import check_stage, engines_on_one_host, megatron_settings
+from nemo_acereason.nemo.settings import check_stage, engines_that_fit, megatron_settings
 from nemo_acereason.nemo.weight_sync import WeightSync
 from nemo_acereason.trainer.model import DTYPES
 
@@ -36,7 +36,7 @@ def stage_recipe(
     num_gpus_per_node: int,
     changes: list[str] | None = None,
 ) -> run.Partial[Callable[..., Path]]:
-    """``llm.finetune`` of a stage, layout and length as the plan has them, its engines as many as one host holds.
+    """``llm.finetune`` of a stage, layout and length as the plan has them, its engines as many as fit.
 
     Args:
         recipe: as :func:`nemo_acereason.config.load.load_plan` takes it, ``changes`` as ``key=value``.
@@ -51,10 +51,11 @@ def stage_recipe(
     if stage not in plan.stages:
         raise ConfigError(f"stage={stage!r} is not in {recipe}; it has {', '.join(plan.stages)}")
     plan = for_stage(plan, stage)
-    check_stage(plan, stage, num_nodes)
+    check_stage(plan, stage, num_nodes, num_gpus_per_node)
     is_sft = isinstance(plan.stages[stage], SftStage)
     if not is_sft:
-        changes.append(f"stages.{stage}.rollout.num_engines={engines_on_one_host(plan, num_gpus_per_node)}")
+        num_engines = engines_that_fit(plan, num_nodes, num_gpus_per_node)
+        changes.append(f"stages.{stage}.rollout.num_engines={num_engines}")
     callbacks: list[Any] = [] if is_sft else [run.Config(WeightSync)]
     data: type[pl.LightningDataModule] = AceReasonSFTData if is_sft else RolloutDataModule
     has_cuda = torch.cuda.is_available()
@@ -80,9 +81,13 @@ def stage_recipe(
                 nl.MegatronStrategy,
                 tensor_model_parallel_size=plan.trainer.tensor_parallel,
                 pipeline_model_parallel_size=plan.trainer.pipeline_parallel,
+                virtual_pipeline_model_parallel_size=(
+                    plan.trainer.virtual_pipeline if plan.trainer.virtual_pipeline > 1 else None
+                ),
                 context_parallel_size=plan.trainer.context_parallel,
                 sequence_parallel=plan.trainer.sequence_parallel,
                 pipeline_dtype=DTYPES[plan.trainer.dtype],
+                use_tp_pp_dp_mapping=True,  # a copy of the model lies within a node, as its engines want it
                 ckpt_optim_fully_reshardable=True,  # another layout can go on
                 ckpt_async_save=plan.checkpoint.asynchronous and has_cuda,
                 ddp=run.Config(
@@ -106,10 +111,12 @@ def stage_recipe(
                 nl.ModelCheckpoint,
                 every_n_train_steps=plan.checkpoint.every_steps or plan.stages[stage].num_steps,
                 save_last=True,
-                save_top_k=-1,
-                monitor=None,
+                # the newest ones; NeMo goes by the names when it starts again, so they hold what is compared
+                save_top_k=plan.checkpoint.keep_last,
+                monitor="stage_step",
+                mode="max",
+                filename="{stage_step:.0f}",
                 save_optim_on_train_end=True,  # a stage that is made longer goes on
-                filename="{step}",  # NeMo's own counts samples, of which a step has as many as it was given
             ),
         ),
         optim=run.Config(stage_optimizer, recipe=recipe, stage=stage, changes=changes),
