@@ -363,6 +363,11 @@ class RolloutDataModule(StageData):
                     part.close()
             self.engine, self._scorer, self._pool_server = None, None, None
 
+    def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002 - Lightning's signature
+        """End them too: Lightning tears no data down then."""
+        if hasattr(self, "hosts"):
+            self.teardown("fit")
+
     def _open(self) -> None:
         plan, stage = self.plan, self.plan.stages[self.stage_name]
         if not isinstance(stage, GrpoStage):

@@ -21,6 +21,7 @@ import nemo_acereason.nemo  # noqa: F401 - first: lets Megatron run without CUDA
 import fiddle as fdl
 import lightning.pytorch as pl
 import nemo_run as run
+import psutil
 import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -384,10 +385,15 @@ def precision(directory: Path) -> Any:
 def stopped(directory: Path) -> Any:
     """What a guard rail that stops leaves behind. The last job of a process: NeMo's telemetry takes no other then."""
     logs = directory / "logs_stopped"
+    before = set(psutil.Process().children())
     try:
         rollout(directory / "small", logs, ALONE, [*SOLVED, "stages.math_short.guards.rails.no_signal.action=stop"])
     except RunStopped as error:
-        return {"said": str(error), "checkpoints": [path.name for path in logs.rglob("checkpoints/*")]}
+        return {
+            "said": str(error),
+            "checkpoints": [path.name for path in logs.rglob("checkpoints/*")],
+            "processes": [process.cmdline() for process in set(psutil.Process().children()) - before],
+        }
 
 
 def rollout(

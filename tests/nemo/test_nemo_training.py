@@ -157,6 +157,7 @@ def test_guard_rails_warn_once_or_stop_before_the_step_is_saved(found: Found) ->
     stopped = found[ALONE]["stopped"]
     assert stopped["said"].startswith(f"step 1 of stage math_short: {reason}; look for the cause")
     assert stopped["checkpoints"] == []
+    assert stopped["processes"] == [], "engine and judges have ended too"
 
 
 def test_newest_checkpoints_and_some_samples_of_saved_steps_are_kept(found: Found) -> None:
