@@ -478,6 +478,15 @@ def dtypes(stage: Any) -> list[list[str]]:
     ]
 
 
+def refused_slices(directory: Path, layout: tuple[int, int, int]) -> str:
+    """What is said of interleaving in a pipeline of two, which would wait for ever."""
+    try:
+        rollout(directory / "small", directory / "logs_slices", layout, ["trainer.virtual_pipeline=2"])
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def refusals(directory: Path) -> dict[str, str]:
     """What the recipes say to plans that this host cannot do, by what is wrong with them."""
     given = {
@@ -525,6 +534,8 @@ def main() -> None:
         found["deep"] = deep(directory, layout)
     else:
         found["train"] = train(directory, layout)
+    if layout == (1, 2, 1):
+        found["refused_slices"] = refused_slices(directory, layout)
     if is_alone:
         found["deep"] = deep(directory, layout)
         found["resume"] = resume(directory)

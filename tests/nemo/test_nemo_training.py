@@ -84,6 +84,8 @@ def test_interleaved_pipeline_trains_and_sends_the_same(found: Found) -> None:
     for name in ("loss", "grad_norm", "reward_mean"):
         assert column(other["steps"], name) == pytest.approx(column(one["steps"], name), rel=1e-3, abs=1e-5), name
     assert (other["version"], other["num_tensors"]) == (one["version"], one["num_tensors"]) == (4, 6 * 9 + 3)
+    said = found[1, 2, 1]["refused_slices"]
+    assert said.startswith("trainer.virtual_pipeline=2 with pipeline_parallel=2; use 1, or three or more")
 
 
 def test_sft_learns_its_responses(found: Found) -> None:
