@@ -133,7 +133,9 @@ class Slurm:
         for directory in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 is_step = directory.name.isdigit() and "slurmstepd" in (directory / "cmdline").read_text()
-                if is_step and any(f"-{name}" in link for link in _open_files(directory)):
+                # by directory too: another test session's Slurm may run beside this one, with nodes of the same names
+                own = (link for link in _open_files(directory) if link.startswith(f"{self.directory}/"))
+                if is_step and any(f"-{name}" in link for link in own):
                     pid = int(directory.name)
                     found += [*_descendants(pid), pid]
         return found
