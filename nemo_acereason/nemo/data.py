@@ -126,6 +126,8 @@ class StageData(pl.LightningDataModule, io.IOMixin):  # type: ignore[misc] # NeM
             assert self.trainer is not None, "no trainer took this module"
             num_nodes = self.trainer.num_nodes
             check_stage(self.plan, self.stage_name, num_nodes, self.trainer.world_size // num_nodes)
+            if not self._run_dir and (num_nodes > 1 or self.plan.rollout.nodes):
+                raise ConfigError("run_dir is empty: on several nodes give a directory that all of them see")
             self.group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
             run_dir = on_leader(lambda: self._run_dir or tempfile.mkdtemp(prefix="acereason-"), self.group)
             self.run_dir = Path(run_dir).resolve()  # engines may stand elsewhere

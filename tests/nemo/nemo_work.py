@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nemo_acereason.nemo  # noqa: F401 - first: lets Megatron run without CUDA
@@ -47,7 +48,7 @@ from nemo_acereason.launch.build import model_directory
 from nemo_acereason.launch.export import export_megatron
 from nemo_acereason.loops.rules import StageRules
 from nemo_acereason.nemo.checkpoints import hf_to_nemo
-from nemo_acereason.nemo.data import AceReasonSFTData, StageData, StepData
+from nemo_acereason.nemo.data import AceReasonSFTData, RolloutDataModule, StageData, StepData
 from nemo_acereason.nemo.model import AceReasonModel
 from nemo_acereason.nemo.optim import stage_optimizer
 from nemo_acereason.nemo.policy import NemoPolicy
@@ -501,6 +502,12 @@ def refusals(directory: Path) -> dict[str, str]:
             rl_recipe(str(directory / "small" / "hf"), "start", **arguments)
         except ConfigError as refusal:
             said[what] = str(refusal)
+    data = RolloutDataModule(SMALL, "math_short", [*CHANGES, "trainer.tensor_parallel=1"])
+    data.trainer = SimpleNamespace(num_nodes=2, world_size=2)
+    try:
+        data.setup("fit")
+    except ConfigError as refusal:
+        said["run_dir"] = str(refusal)
     return said
 
 

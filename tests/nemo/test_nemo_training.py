@@ -201,6 +201,7 @@ def test_fp8_of_plugin_or_plan_reaches_model_and_padding_and_is_refused_where_it
         ),
         ("filter", r"stages.math_24k.prompt_filter.keep without a file: .* give stages.math_24k.prompt_filter.file"),
         ("param gather", "trainer.overlap_param_gather=true: .* set it to false"),
+        ("run_dir", "run_dir is empty: on several nodes give a directory that all of them see"),
         ("loop", "stages.math_8k.loop=my:loop: .* NeMo's trainer is the loop"),
     ],
 )

@@ -10,9 +10,10 @@ import nemo_run as run
 from nemo_acereason.nemo.recipes._stage import stage_recipe
 
 NAME = "acereason_1_1_7b"
-ONE_HOST = ["rollout.gpu_memory_utilization=0.5"]
-"""What RL changes of that plan: 8 GPUs hold the optimizer's state that its 128 share. By the memory model of
-``acereason plan --cluster h100_8``, which refuses the plan's 0.75 there."""
+FEW_NODES = ["rollout.gpu_memory_utilization=0.5"]
+"""What RL on fewer than ``ENOUGH_NODES`` of 8 GPUs changes of that plan: they hold the optimizer's state that its 128
+share. By the memory model of ``acereason plan --cluster``, which refuses the plan's 0.75 there."""
+ENOUGH_NODES = 4
 
 
 def finetune_recipe(
@@ -53,7 +54,7 @@ def rl_recipe(
     recipe: str = NAME,
     changes: list[str] | None = None,
 ) -> run.Partial[Callable[..., Path]]:
-    """An RL stage by its name, on one host; arguments as :func:`nemo_acereason.nemo.recipes._stage.stage_recipe`."""
+    """An RL stage by its name; arguments as :func:`nemo_acereason.nemo.recipes._stage.stage_recipe`."""
     return stage_recipe(
         recipe,
         stage,
@@ -63,5 +64,5 @@ def rl_recipe(
         name=name or f"{NAME}_{stage}",
         num_nodes=num_nodes,
         num_gpus_per_node=num_gpus_per_node,
-        changes=[*(ONE_HOST if recipe == NAME else []), *(changes or [])],
+        changes=[*(FEW_NODES if recipe == NAME and num_nodes < ENOUGH_NODES else []), *(changes or [])],
     )
