@@ -2,7 +2,7 @@
 # nemo_acereason in NVIDIA's vLLM container 26.10: Python 3.12, CUDA 13.4, PyTorch 2.15.0a0, vLLM 0.31.0, transformers 5.17.
 # That base, and not the PyTorch or NeMo one, because vLLM is the part that only fits the PyTorch it was built with;
 # Megatron-core 0.19.2 is Python, and Transformer Engine is built here against the base's own PyTorch. Apex is not in it:
-# Megatron-core uses Transformer Engine's fused optimizer. Not built by our tests, which have no container engine.
+# Megatron-core uses Transformer Engine's fused optimizer. docker/build_without_gpu.sh builds it on another base.
 ARG BASE=nvcr.io/nvidia/vllm:26.10-py3
 
 FROM ${BASE} AS wheels
