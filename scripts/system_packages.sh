@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debian packages that some tests use; installed where that is possible, else those tests say why they skip.
 set -euo pipefail
-wanted=(bubblewrap libseccomp2 slurm-wlm munge chromium)
+wanted=(bubblewrap libseccomp2 libnuma1 slurm-wlm munge chromium)
 missing=()
 for package in "${wanted[@]}"; do
     # a browser may come from elsewhere, under any name that tests/chromium.py looks for

@@ -9,23 +9,29 @@
 @SETUP@
 set -u # behind the site's own lines: `module` may not bear it
 run_dir=@RUN_DIR@
-trap 'touch "$run_dir/stop"' USR1 # asks the run to save
+deadline=
+ask_to_save() {
+    touch "$run_dir/stop"
+    # what cannot save in time comes back to its last checkpoint
+    [ -n "$deadline" ] || { (sleep @SAVE_S@ && @COME_BACK@) & deadline=$!; }
+}
+trap ask_to_save USR1
 
 srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=0 @COMMAND@ &
 step=$!
-deadline=
 wait "$step"
 status=$?
-while [ "$status" = 138 ]; do # 128 + USR1: that ended `wait`, not the step
-    # what cannot save in time comes back to its last checkpoint
-    [ -z "$deadline" ] && { (sleep @SAVE_S@ && @COME_BACK@) & deadline=$!; }
+runs=yes
+while [ "$status" = 138 ] && [ "$runs" = yes ]; do # 128 + USR1: that ended `wait`; of a step that runs no more it is its own
+    kill -0 "$step" 2>/dev/null || runs=no
     wait "$step"
     status=$?
 done
 
 [ -n "$deadline" ] && kill "$deadline"
-# SIGTERM to the step alone, before its launchers took heed of it, or twice (scancel ends this script as well)
-[ "$status" = 143 ] && scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q " JobState=RUNNING " && status=75
+# SIGTERM to the step alone, before its launchers took heed of it, or twice (scancel ends this script as well); 128 + BUS:
+# it ended the mount of a container's image before them
+[[ "$status" = 143 || "$status" = 135 ]] && scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q " JobState=RUNNING " && status=75
 if [ "$status" = 75 ]; then # saved, or worth another try: acereason status RUN tells why
     trap '' TERM # requeueing ends this script, which has one more thing to say
     @COME_BACK@

@@ -113,7 +113,8 @@ def main() -> NoReturn:
     parser.add_argument("--last", default="", help="as for the trainer ranks, which alone it concerns")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in a rank: it serves while that saves
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # as in a rank: it serves while that saves
     pulse = Pulse(arguments.pipe)
     pulse.enter("", 0)  # it waits, however long that takes
     status = 0

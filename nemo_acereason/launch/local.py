@@ -57,8 +57,8 @@ def run_ranks(
         crew: the nodes; None: this one alone.
         arguments: to every process, besides the directory.
         module: what each of the ranks runs.
-        ask: called at the first SIGTERM, to ask the ranks to save and end, and only the second one ends them; None: the
-            first one does.
+        ask: called at the first SIGTERM or SIGUSR1, to ask the ranks to save and end, and only another SIGTERM ends
+            them; None: the first one does.
     Raises:
         RankFailure: what the first failing rank said, with its exit status; which rank hung, and where; or which node
             is lost.
@@ -76,11 +76,11 @@ def run_ranks(
             asked = now
             ask()
             print("acereason: to save behind the present step and end; SIGTERM again ends at once", file=sys.stderr)
-        elif asked is None or now - asked >= ONE_SIGTERM_S:
+        elif number == signal.SIGTERM and (asked is None or now - asked >= ONE_SIGTERM_S):
             signal.signal(number, signal.SIG_IGN)  # another one must not disturb the end
             raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = signal.signal(signal.SIGTERM, forward)
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         for node, place in crew.places(ranks):
             runs = module if place.first_rank < ranks.number else "nemo_acereason.launch.engine_node"
@@ -105,7 +105,8 @@ def run_ranks(
     finally:
         for node in crew.nodes:
             node.end()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _all_reports(crew: Crew) -> NodeReport:

@@ -201,9 +201,9 @@ def _around_the_run(slurm: SlurmConfig, run_dir: Path) -> list[str]:
     left = f"$(($({end}) - $(date +%s) - {slurm.save_before_limit_s}))"
     lines = [f"(sleep {left} && touch {shlex.quote(str(run_dir / 'stop'))}) &"]
     if slurm.requeue:
-        # 143 as in slurm/run.sh; a job that is cancelled ends this script too, and runs no more
+        # 143 and 135 as in slurm/run.sh; a job that is cancelled ends this script too, and runs no more
         runs = 'scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q " JobState=RUNNING "'
-        lines.append(f"""trap 'case $? in 75 | 143) {runs} && scontrol requeue "$SLURM_JOB_ID" ;; esac' EXIT""")
+        lines.append(f"""trap 'case $? in 75 | 135 | 143) {runs} && scontrol requeue "$SLURM_JOB_ID" ;; esac' EXIT""")
     return lines
 
 

@@ -3,8 +3,8 @@
 The first node drives the plan of ``RUN/plan.yaml`` as ``acereason run`` does; the others start ranks when it says so.
 Exit status: 0 done, 75 come back (:mod:`nemo_acereason.launch.attempts`), else that of the error.
 
-SIGTERM to the first node's launcher asks the run to save; those of other nodes leave it to the first, with which they
-end.
+SIGTERM or SIGUSR1 to the first node's launcher asks the run to save; those of other nodes leave it to the first, with
+which they end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nemo_acereason.launch.slurm import JobStep
 from nemo_acereason.launch.start import start
 
 TERMINATED = 143
-ASKED = "asked to save by SIGTERM: cancelled, preempted, sent by hand, or a node of the job failed"
+ASKED = "asked to save by a signal: cancelled, preempted, sent by hand, or a node of the job failed"
 
 
 def run_node(run_dir: Path, job: JobStep, last: str = "") -> int:
@@ -141,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         job = JobStep.from_environment(os.environ)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # while nothing can save yet; it would end a launcher
         if job.node_index == 0:
             signal.signal(signal.SIGTERM, _interrupt)
         status = run_node(given.run_dir.resolve(), job, given.last)

@@ -176,8 +176,9 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     if arguments.parent is not None:
         die_with_parent(arguments.parent)
-        # who ends a job may send it to all processes at once: the launcher asks to save, and ends ranks by SIGKILL
+        # who ends a job may send them to all processes at once: the launcher asks to save, and ends ranks by SIGKILL
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     pulse = Pulse(arguments.pipe) if arguments.pipe is not None else None
     status = 0
     try:

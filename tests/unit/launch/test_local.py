@@ -187,6 +187,13 @@ def test_first_sigterm_asks_to_save_and_the_second_ends_every_rank(
     assert not is_alive(ranks, 1)
 
 
+def test_usr1_asks_to_save_and_ends_nothing(ranks: Path) -> None:
+    asked: list[str] = []
+    script(ranks, "for _ in range(2):\n    os.kill(os.getppid(), signal.SIGUSR1)\n    time.sleep(0.1)")
+    run_ranks(ranks, 1, WatchdogConfig(), ask=lambda: asked.append("to save"))
+    assert asked == ["to save"]
+
+
 def test_two_sigterms_at_once_are_one(ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "ONE_SIGTERM_S", 60.0)
     asked: list[str] = []
