@@ -87,7 +87,9 @@ def engines(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="That the trainer sees too: DIR/NAME/acereason of a NeMo recipe.")
     ],
-    number: Annotated[int, typer.Option("--number", min=0, help="Which of rollout.nodes this one is, from 0.")] = 0,
+    number: Annotated[
+        int, typer.Option("--number", min=0, envvar="SLURM_PROCID", help="Which of rollout.nodes this one is, from 0.")
+    ] = 0,
 ) -> None:
     """Serve vLLM engines from this environment and node to NeMo's trainer, until ended; one trainer after the other."""
     from nemo_acereason.launch.engine_server import serve_invited

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from torch._C._distributed_c10d import TCPStore
@@ -35,11 +36,13 @@ class EngineNodes:
     Args:
         secret: which both sides prove to know; the store, which anybody may read, never has it.
         store: where the nodes tell their addresses.
+        on_end: called when they are let go.
     """
 
-    def __init__(self, secret: bytes, store: TCPStore) -> None:
+    def __init__(self, secret: bytes, store: TCPStore, on_end: Callable[[], None] = lambda: None) -> None:
         self.secret = secret
         self._store = store
+        self._on_end = on_end
 
     def wait_for(self, number: int) -> tuple[tuple[str, int], int]:
         """The address at which a node starts engines, and how many GPUs it has.
@@ -58,6 +61,7 @@ class EngineNodes:
     def end(self) -> None:
         """Let them go."""
         self._store.set(_END, "1")
+        self._on_end()
 
 
 def nodes_of_the_launcher() -> EngineNodes:
@@ -83,16 +87,36 @@ def take_secret() -> bytes:
 
 def serve(number: int, secret: bytes, store: TCPStore) -> None:
     """Start what rank 0 asks for, until it says to end or is gone."""
+    host = start_host(number, secret, store)
+    try:
+        wait_for_end(store)
+    finally:
+        host.close()
+
+
+def start_host(number: int, secret: bytes, store: TCPStore) -> WorkerHost:
+    """Be ready for what rank 0 asks for, and tell it where."""
     host = WorkerHost(secret, host=address_towards(store.host))
     try:
         name, port = host.address
         store.set(_ADDRESS.format(number), f"{name} {port} {num_gpus()}")
-        try:
-            store.wait([_END], _LONGEST_RUN)
-        except RuntimeError as error:  # torch's of a lost store: the launcher knows how rank 0 ended
-            print(f"the connection to rank 0 is gone: {' '.join(str(error).split())[:200]}", file=sys.stderr)
-    finally:
+    except BaseException:
         host.close()
+        raise
+    return host
+
+
+def claim(store: TCPStore, number: int) -> bool:
+    """Whether this process is the first that wants to be ``number`` for this trainer."""
+    return bool(store.add(f"{_ADDRESS.format(number)}/claims", 1) == 1)
+
+
+def wait_for_end(store: TCPStore) -> None:
+    """Return when rank 0 says to end or is gone."""
+    try:
+        store.wait([_END], _LONGEST_RUN)
+    except RuntimeError as error:  # torch's of a lost store: the launcher knows how rank 0 ended
+        print(f"the connection to rank 0 is gone: {' '.join(str(error).split())[:200]}", file=sys.stderr)
 
 
 def store_at(host: str, port: int, timeout: datetime.timedelta) -> TCPStore:
@@ -113,8 +137,8 @@ def main() -> NoReturn:
     parser.add_argument("--last", default="", help="as for the trainer ranks, which alone it concerns")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # as in a rank: it serves while that saves
+    for sent in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(sent, signal.SIG_IGN)  # as in a rank: it serves while that saves
     pulse = Pulse(arguments.pipe)
     pulse.enter("", 0)  # it waits, however long that takes
     status = 0

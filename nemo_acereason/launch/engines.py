@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,9 +136,29 @@ def weight_link(
             engine_tensor_parallel=config.tensor_parallel,
             num_engines=config.num_engines,
             backend="nccl" if torch.cuda.is_available() else "gloo",
-            host=os.environ["MASTER_ADDR"],
+            host=leader_host(),
             group=group,
         )
     if torch.cuda.is_available() and config.engine == "vllm" and config.dtype != "fp8":
         return CudaIpcLink(host_of_rank, group=group)
     return SharedMemoryLink(host_of_rank, group=group, fp8=config.dtype == "fp8")
+
+
+def leader_host() -> str:
+    """This machine as nodes of engines reach it: ``ACEREASON_HOST``, else where the trainer's ranks meet.
+
+    A trainer of one node may meet at a loopback address, which says nothing elsewhere: then the host's name, if that
+    stands for a better one.
+    """
+    if named := os.environ.get("ACEREASON_HOST"):
+        return named
+    master = os.environ["MASTER_ADDR"]
+    return socket.gethostname() if _is_loopback(master) and not _is_loopback(socket.gethostname()) else master
+
+
+def _is_loopback(host: str) -> bool:
+    """Also of a name that stands for nothing."""
+    try:
+        return socket.gethostbyname(host).startswith("127.")
+    except OSError:
+        return True

@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,9 @@ def train(plan: Plan, out: str, python: str = "", last: str = "") -> None:
     """
     check_plan(plan)
     run_dir = Path(out).resolve()
-    interpreter = python or sys.executable
+    interpreter = shutil.which(python or sys.executable)
+    if interpreter is None:
+        raise ConfigError(f"python={python}: no such program; want an environment's bin/python")
     if "SLURM_JOB_ID" in os.environ:
         if os.environ.get("SLURM_NODEID", "0") == "0":
             _begin(plan, run_dir)

@@ -110,7 +110,7 @@ def check_settings(slurm: SlurmConfig) -> None:
     """Refuse what no job can be made of.
 
     Raises:
-        ConfigError: a container without an image, or a time limit that YAML took for a number.
+        ConfigError: a container without an image, a time limit that is none or too short, a variable without a name.
     """
     if slurm.container != "none" and not slurm.image:
         raise ConfigError(f"slurm.container={slurm.container} wants slurm.image, the image to run in")
@@ -119,6 +119,32 @@ def check_settings(slurm: SlurmConfig) -> None:
             f"slurm.time_limit={slurm.time_limit}: want HOURS:MINUTES:SECONDS, in a file in quotes: YAML takes "
             "04:00:00 for a number"
         )
+    seconds = limit_seconds(slurm.time_limit)
+    if seconds is not None and seconds <= slurm.save_before_limit_s:
+        raise ConfigError(
+            f"slurm.save_before_limit_s={slurm.save_before_limit_s} leaves nothing of slurm.time_limit="
+            f"{slurm.time_limit}; lower it, or take a longer limit"
+        )
+    if wrong := [name for name in slurm.environment if not name.isidentifier()]:
+        raise ConfigError(f"slurm.environment has {wrong[0]!r}, which is no variable's name; want NAME: VALUE")
+
+
+def limit_seconds(limit: str) -> int | None:
+    """Of a time limit as Slurm writes it; None: there is none.
+
+    Raises:
+        ConfigError: it is none.
+
+    >>> limit_seconds("1-02:00:00"), limit_seconds("30:00"), limit_seconds("UNLIMITED")
+    (93600, 1800, None)
+    """
+    if limit.upper() in ("", "UNLIMITED", "INFINITE"):
+        return None
+    found = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?)|(?:(?:(\d+):)?(\d+):(\d+))", limit)
+    if not found:
+        raise ConfigError(f"slurm.time_limit={limit}: want HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS")
+    days, of_day, minutes, seconds, hours, few_minutes, few_seconds = (int(part or 0) for part in found.groups())
+    return 86400 * days + 3600 * (of_day + hours) + 60 * (minutes + few_minutes) + seconds + few_seconds
 
 
 def exports(slurm: SlurmConfig) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,10 @@ def _start(
 ) -> dict[str, Any]:
     def ask() -> None:
         on_sigterm()
-        (run_dir / STOP_FILE).touch()
+        try:
+            (run_dir / STOP_FILE).touch()
+        except OSError as error:  # the run goes on, as this is in its driver
+            print(f"acereason: cannot ask to save: {error}", file=sys.stderr)
 
     state = _newest(run_dir)
     # a plan that cannot go on from there must not become the run's own

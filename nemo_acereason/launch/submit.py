@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def planned_jobs(plan: Plan, run_dir: Path, cluster: ClusterConfig) -> list[tupl
     for stages in filter(None, groups):
         job = Job(
             name=_job_name(plan.name, stages[0] if cluster.slurm.jobs == "stages" else ""),
-            nodes=cluster.slurm.nodes or max(nodes[stage] for stage in stages),
+            nodes=_nodes_of_job(cluster.slurm.nodes, {stage: nodes[stage] for stage in stages}),
             run_dir=run_dir,
             work_dir=Path.cwd(),
             last=stages[-1] if cluster.slurm.jobs == "stages" else "",
@@ -114,7 +114,10 @@ def submit(plan: Plan, run_dir: Path, cluster: ClusterConfig, *, accept_changes:
     if not jobs:
         raise ConfigError(f"--out {run_dir}: all stages are done; see {run_dir / 'report.html'}, or give another --out")
     folder = run_dir / "slurm"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {run_dir} cannot be written ({error.strerror}); give another directory") from None
     (run_dir / EXCLUDE_FILE).unlink(missing_ok=True)  # nodes may have been mended since
     if changes:
         log_plan_change(run_dir, newest_step(run_dir), changes)
@@ -149,6 +152,13 @@ def _stages_due(plan: Plan, state: dict[str, Any] | None) -> Sequence[str]:
 def _nodes_by_stage(plan: Plan, cluster: ClusterConfig) -> dict[str, int]:
     capacity = plan_capacity(plan, planned_arch(plan.model), cluster)
     return {stage.name: stage.num_nodes(cluster.devices_per_node) for stage in capacity.stages}
+
+
+def _nodes_of_job(asked: int, wanted: Mapping[str, int]) -> int:
+    most = max(wanted, key=lambda stage: wanted[stage])
+    if asked and asked < wanted[most]:
+        raise ConfigError(f"slurm.nodes={asked}: stage {most} wants {wanted[most]}; use that, or 0")
+    return asked or wanted[most]
 
 
 def _job_name(plan: str, stage: str) -> str:

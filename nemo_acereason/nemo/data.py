@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +40,7 @@ from nemo_acereason.data.sources import SFT_FIELDS, load_rows
 from nemo_acereason.errors import ConfigError, WeightSyncError
 from nemo_acereason.launch.build import keep_by_file, model_directory, tokenizer_of
 from nemo_acereason.launch.engine_server import invite
-from nemo_acereason.launch.engines import EngineHosts, open_hosts
+from nemo_acereason.launch.engines import EngineHosts, leader_host, open_hosts
 from nemo_acereason.launch.scorer import start_scorer
 from nemo_acereason.loops.grpo import check_mismatch, train_rows
 from nemo_acereason.loops.learning_rate import stage_learning_rate
@@ -401,7 +400,7 @@ class RolloutDataModule(StageData):
             plan.rollout,
             local_rank=local_rank,
             group=self.group,
-            find_nodes=lambda: invite(self.run_dir, os.environ["MASTER_ADDR"], plan.rollout.nodes),
+            find_nodes=lambda: invite(self.run_dir, leader_host(), plan.rollout.nodes),
         )
         self._scorer, self._pool_server = start_scorer(
             plan.reward_pool, stage.reward, local_rank=local_rank, group=self.group

@@ -62,9 +62,12 @@ def left_out(plan: Plan, name: str) -> list[str]:
 
 
 def engines_that_fit(plan: Plan, num_nodes: int, gpus_per_node: int) -> int:
-    """As many of the plan's engines as the trainer's GPUs hold; on a CPU ``gpus_per_node`` counts trainer processes."""
-    if plan.rollout.nodes:
-        return plan.rollout.num_engines
+    """As many of the plan's engines as their nodes' GPUs hold, all nodes being alike.
+
+    Args:
+        gpus_per_node: on a CPU, of trainer processes.
+    """
+    num_nodes = plan.rollout.nodes or num_nodes
     return min(plan.rollout.num_engines, num_nodes * max(gpus_per_node // plan.rollout.tensor_parallel, 1))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import os
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -124,8 +126,8 @@ def check_engine(config: RolloutConfig, arch: ModelArch) -> None:
                 f"head_dim={arch.head_dim} of the model: vLLM's attention on a CPU wants at least {MIN_CPU_HEAD_DIM}; "
                 "use fewer heads"
             )
-        if config.python and not os.access(config.python, os.X_OK):
-            raise ConfigError(f"rollout.python={config.python}: no such program; want an environment's bin/python")
+        if config.python:
+            _check_python(config.python)
         if config.options:
             raise ConfigError(f"rollout.options={dict(config.options)}: the vllm engine takes none; leave it out")
     elif config.engine == "scripted":
@@ -138,3 +140,29 @@ def check_engine(config: RolloutConfig, arch: ModelArch) -> None:
             import_function(config.options["responses"], "rollout.options.responses")
     else:
         import_function(config.engine, "rollout.engine")
+
+
+_VERSIONS = """
+import importlib.metadata as metadata, importlib.util as util
+print(metadata.version("nemo_acereason"), util.find_spec("vllm") is not None)
+"""
+
+
+def _check_python(python: str) -> None:
+    """Refuse another environment's interpreter that could not run vLLM's worker; imports neither package."""
+    wanted = f"rollout.python={python}: want the bin/python of an environment with vLLM and nemo_acereason"
+    if not (os.path.isfile(python) and os.access(python, os.X_OK)):
+        raise ConfigError(f"{wanted}; this is no program")
+    try:
+        told = subprocess.check_output(
+            [python, "-I", "-c", _VERSIONS], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, timeout=60
+        ).split()
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or [f"status {error.returncode}"])[-1]
+        raise ConfigError(f"{wanted}; it says: {last[:200]}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{wanted}; it does not run: {error}") from None
+    ours = metadata.version("nemo_acereason")
+    if told != [ours, "True"]:
+        has = f"nemo_acereason {told[0]}, here is {ours}" if told[:1] != [ours] else "no vLLM"
+        raise ConfigError(f"{wanted}; it has {has}")

@@ -227,7 +227,10 @@ def worker_environment(environment: Mapping[str, str], config: RolloutConfig, pl
     }
     cores = sorted(os.sched_getaffinity(0))
     num_threads = config.num_threads or max(1, len(cores) // place.num_on_host)
-    if not config.python:  # another environment has a package of its own, and none of ours may come before its others
+    if config.python:  # another environment: nothing of this one may come before its own packages
+        for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
+            kept.pop(name, None)
+    else:
         package_root = str(Path(nemo_acereason.__file__).parent.parent)
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH", "")]))
     kept |= {

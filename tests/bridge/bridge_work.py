@@ -45,7 +45,11 @@ def round_trip(bridge: Any, directory: Path, changes: dict[str, object]) -> dict
     with distributed(backend="gloo"):
         bridge.AutoBridge.import_ckpt(str(model_dir), str(directory / "megatron"), torch_dtype=torch.float32)
     export_megatron(directory / "megatron", model_dir, directory / "back")
+    with distributed(backend="gloo"):  # what was exported here, opened there
+        bridge.AutoBridge.import_ckpt(str(directory / "back"), str(directory / "again"), torch_dtype=torch.float32)
+    export_megatron(directory / "again", model_dir, directory / "back_again")
     return {
+        "is_opened_again": tensors(directory / "back_again") == tensors(model_dir),
         "is_bit_exact": tensors(directory / "back") == tensors(model_dir),
         "num_tensors": len(tensors(model_dir)),
         "written": sorted(path.name for path in (directory / "megatron" / "iter_0000000").iterdir()),

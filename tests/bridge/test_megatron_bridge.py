@@ -52,6 +52,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_what_bridge_makes_of_a_model_is_read_bit_for_bit(found: dict[str, Any], family: str) -> None:
     assert found[family]["num_tensors"] > 15
     assert found[family]["is_bit_exact"]
+    assert found[family]["is_opened_again"], "Bridge opens what acereason export wrote"
 
 
 def test_bridge_is_known_by_the_config_beside_its_tensors(found: dict[str, Any]) -> None:

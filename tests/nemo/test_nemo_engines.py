@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -44,9 +45,12 @@ def server(directory: Path) -> Iterator[Path]:
             stderr=file,
             stdin=subprocess.DEVNULL,
         )
-    yield log
-    served.send_signal(signal.SIGINT)
-    assert served.wait(20) == 0, log.read_text()
+    try:
+        yield log
+        served.send_signal(signal.SIGINT)
+        assert served.wait(20) == 0, log.read_text()
+    finally:
+        served.kill()
 
 
 def run_on_nodes(directory: Path, kind: str, num_nodes: int) -> None:
@@ -66,13 +70,15 @@ def run_on_nodes(directory: Path, kind: str, num_nodes: int) -> None:
                     stderr=file,
                     stdin=subprocess.DEVNULL,
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    start_new_session=True,
                 )
             )
     try:
         statuses = [launcher.wait(300) for launcher in launchers]
     finally:
         for launcher in launchers:
-            launcher.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(launcher.pid, signal.SIGKILL)
     assert statuses == [0] * num_nodes, "\n".join(log.read_text()[-4000:] for log in logs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nemo_acereason.nemo.recipes._stage import stage_recipe
 NAME = "acereason_1_1_7b"
 FEW_NODES = ["rollout.gpu_memory_utilization=0.5"]
 """What RL on fewer than ``ENOUGH_NODES`` of 8 GPUs changes of that plan: they hold the optimizer's state that its 128
-share. By the memory model of ``acereason plan --cluster``, which refuses the plan's 0.75 there."""
+share, and the engines besides. By the memory model of ``acereason plan --cluster``, which refuses the plan's 0.75."""
 ENOUGH_NODES = 4
 
 
@@ -55,6 +56,9 @@ def rl_recipe(
     changes: list[str] | None = None,
 ) -> run.Partial[Callable[..., Path]]:
     """An RL stage by its name; arguments as :func:`nemo_acereason.nemo.recipes._stage.stage_recipe`."""
+    changes = changes or []
+    has_own_nodes = any(re.match(r"(stages\.\w+\.)?rollout\.nodes=[1-9]", change) for change in changes)
+    few = recipe == NAME and num_nodes < ENOUGH_NODES and not has_own_nodes
     return stage_recipe(
         recipe,
         stage,
@@ -64,5 +68,5 @@ def rl_recipe(
         name=name or f"{NAME}_{stage}",
         num_nodes=num_nodes,
         num_gpus_per_node=num_gpus_per_node,
-        changes=[*(FEW_NODES if recipe == NAME and num_nodes < ENOUGH_NODES else []), *(changes or [])],
+        changes=[*(FEW_NODES if few else []), *changes],
     )

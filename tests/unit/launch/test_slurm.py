@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nemo_acereason.config.cluster import ClusterConfig, load_cluster, with_slurm
 from nemo_acereason.config.slurm import SlurmConfig
 from nemo_acereason.errors import ConfigError
-from nemo_acereason.launch.slurm import Job, JobStep, exports, job_script, submit_script
+from nemo_acereason.launch.slurm import Job, JobStep, exports, job_script, limit_seconds, submit_script
 
 H100 = load_cluster("h100_16x8")
 
@@ -110,6 +112,34 @@ def test_a_time_limit_that_yaml_took_for_a_number_is_refused() -> None:
     assert with_slurm(ClusterConfig(), ["time_limit=01:30:00"]).slurm.time_limit == "01:30:00"
     with pytest.raises(ConfigError, match=r"slurm.time_limit=14400: want HOURS:MINUTES:SECONDS, in a file in quotes"):
         script(time_limit="14400")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"time_limit": "banana"}, "slurm.time_limit=banana: want HOURS:MINUTES:SECONDS or DAYS-"),
+        ({"time_limit": "00:10:00"}, "slurm.save_before_limit_s=900 leaves nothing of slurm.time_limit=00:10:00"),
+        ({"environment": {"A B": "1"}}, "slurm.environment has 'A B', which is no variable's name"),
+    ],
+)
+def test_settings_that_no_job_can_have_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        script(**settings)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("04:00:00", 14400),
+        ("20:00", 1200),
+        ("1-02", 93600),
+        ("1-02:03", 93780),
+        ("1-02:03:04", 93784),
+        ("infinite", None),
+    ],
+)
+def test_a_time_limit_is_read_as_slurm_writes_it(limit: str, seconds: int | None) -> None:
+    assert limit_seconds(limit) == seconds
 
 
 def test_a_wrong_slurm_setting_names_the_nearest_right_one() -> None:

@@ -117,6 +117,20 @@ def test_jobs_on_gpus_are_not_submitted_with_a_torch_for_cpus(
         assert submit(plan, tmp_path / f"run_{number}", with_slurm(gpus, settings)).jobs[0].job_id == "7"
 
 
+def test_fewer_nodes_than_a_stage_wants_are_refused(plan: Plan, cluster: ClusterConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"slurm.nodes=2: stage math_middle wants 3; use that, or 0"):
+        planned_jobs(plan, tmp_path, with_slurm(cluster, ["nodes=2"]))
+    assert planned_jobs(plan, tmp_path, with_slurm(cluster, ["nodes=4"]))[0][0].nodes == 4
+
+
+def test_a_directory_that_cannot_be_made_is_refused(
+    plan: Plan, cluster: ClusterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting, "check_before_start", lambda *_, **__: None)
+    with pytest.raises(ConfigError, match=r"--out /proc/run cannot be written \(No such file or directory\)"):
+        submit(plan, Path("/proc/run"), cluster)
+
+
 def test_a_directory_that_jobs_work_on_is_refused(
     plan: Plan, cluster: ClusterConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
