@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.ready
 	$(BIN)/acereason run tiny_acereason_cpu --out runs/demo
 
-test: $(VENV)/.ready .venv-launch/.ready .venv-nemo/.ready
+test:
+	@$(MAKE) --no-print-directory -j3 $(VENV)/.ready .venv-launch/.ready .venv-nemo/.ready
 	bash scripts/system_packages.sh
 	bash scripts/check.sh
 

@@ -23,3 +23,8 @@ install_torch() {
         "$1/bin/uv" pip install --quiet --python "$1/bin/python" --torch-backend=cpu "torch==$TORCH"
     }
 }
+
+install_this_package() {
+    # one environment at a time: a build leaves its notes in this folder
+    flock . "$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+}

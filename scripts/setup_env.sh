@@ -9,5 +9,5 @@ install_torch "$venv"
 echo "setup: locked packages"
 pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" install --no-deps -r requirements/cpu.txt
-"${pip[@]}" install --no-deps --no-build-isolation -e .
+install_this_package "$venv"
 touch "$venv/.ready"

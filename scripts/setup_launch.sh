@@ -7,5 +7,5 @@ make_venv .venv-launch
 echo "setup: locked packages of NeMo-Run"
 pip=(.venv-launch/bin/python -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" install --no-deps -r requirements/launch.txt
-"${pip[@]}" install --no-deps --no-build-isolation -e .
+install_this_package .venv-launch
 touch .venv-launch/.ready

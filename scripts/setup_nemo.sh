@@ -8,5 +8,5 @@ install_torch .venv-nemo
 echo "setup: locked packages of NeMo 2"
 pip=(.venv-nemo/bin/python -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" install --no-deps -r requirements/nemo.txt
-"${pip[@]}" install --no-deps --no-build-isolation -e .
+install_this_package .venv-nemo
 touch .venv-nemo/.ready

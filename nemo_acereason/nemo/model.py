@@ -16,7 +16,6 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.models.gpt import GPTModel as MegatronModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.spec_utils import ModuleSpec
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.base import GPTConfig, transformer_engine_layer_spec
@@ -31,8 +30,13 @@ from nemo_acereason.protocols import TokenLoss
 from nemo_acereason.resharding.layout import padded_vocab_size
 from nemo_acereason.trainer.forward import microbatch_loss, packed_segments
 from nemo_acereason.trainer.microbatch import Microbatch
-from nemo_acereason.trainer.model import DTYPES, output_weight, uses_transformer_engine
-from nemo_acereason.trainer.packed_attention import PackedAttention
+from nemo_acereason.trainer.model import (
+    DTYPES,
+    model_settings,
+    output_weight,
+    packed_local_spec,
+    uses_transformer_engine,
+)
 
 CONFIGS = {"qwen2": llm.Qwen2Config, "qwen3": llm.Qwen3Config, "llama": llm.LlamaConfig}
 
@@ -214,29 +218,13 @@ def nemo_config(arch: ModelArch, dtype: str, **settings: Any) -> GPTConfig:
             )
         config_class = llm.Llama31Config
         settings |= _llama3(scaling)
-    torch_dtype = DTYPES[dtype]
     is_cuda = torch.cuda.is_available()
     config: GPTConfig = config_class(
-        num_layers=arch.num_layers,
-        hidden_size=arch.hidden_size,
-        ffn_hidden_size=arch.ffn_size,
-        num_attention_heads=arch.num_heads,
-        num_query_groups=arch.num_query_groups,
-        kv_channels=arch.head_dim,
-        layernorm_epsilon=arch.norm_epsilon,
+        **model_settings(arch, dtype),
         rotary_base=arch.rope_theta,
         share_embeddings_and_output_weights=arch.tied_embeddings,
         vocab_size=padded_vocab_size(arch.vocab_size),
         seq_length=arch.max_positions,
-        add_qkv_bias=arch.qkv_bias,
-        qk_layernorm=arch.qk_norm,
-        bf16=torch_dtype is torch.bfloat16,
-        params_dtype=torch_dtype,
-        pipeline_dtype=torch_dtype,
-        use_cpu_initialization=not is_cuda,
-        bias_activation_fusion=is_cuda,
-        bias_dropout_fusion=is_cuda,
-        masked_softmax_fusion=False,
         apply_rope_fusion=uses_transformer_engine(),
         persist_layer_norm=is_cuda,
         cross_entropy_loss_fusion=is_cuda,
@@ -249,9 +237,7 @@ def packed_layer_spec(config: GPTConfig) -> ModuleSpec:
     """Layers that keep packed segments apart: Transformer Engine's on CUDA, ours elsewhere."""
     if uses_transformer_engine():
         return transformer_engine_layer_spec(config)
-    spec = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
-    spec.submodules.self_attention.submodules.core_attention = PackedAttention
-    return spec
+    return packed_local_spec(qk_norm=config.qk_layernorm)
 
 
 def megatron_model(module: Any) -> MegatronModel:

@@ -106,9 +106,38 @@ def tokens_multiple(config: TrainerConfig) -> int:
 def _layer_spec(arch: ModelArch) -> ModuleSpec:
     if uses_transformer_engine():
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=arch.qk_norm)
-    spec = get_gpt_layer_local_spec(qk_layernorm=arch.qk_norm, normalization="RMSNorm")
+    return packed_local_spec(qk_norm=arch.qk_norm)
+
+
+def packed_local_spec(*, qk_norm: bool) -> ModuleSpec:
+    """Layers without Transformer Engine that keep packed segments apart."""
+    spec = get_gpt_layer_local_spec(qk_layernorm=qk_norm, normalization="RMSNorm")
     spec.submodules.self_attention.submodules.core_attention = PackedAttention
     return spec
+
+
+def model_settings(arch: ModelArch, dtype: str) -> dict[str, Any]:
+    """Megatron's words for a model's shape and precision, whoever trains it."""
+    torch_dtype = DTYPES[dtype]
+    is_cuda = torch.cuda.is_available()
+    return {
+        "num_layers": arch.num_layers,
+        "hidden_size": arch.hidden_size,
+        "ffn_hidden_size": arch.ffn_size,
+        "num_attention_heads": arch.num_heads,
+        "num_query_groups": arch.num_query_groups,
+        "kv_channels": arch.head_dim,
+        "layernorm_epsilon": arch.norm_epsilon,
+        "qk_layernorm": arch.qk_norm,
+        "add_qkv_bias": arch.qkv_bias,
+        "params_dtype": torch_dtype,
+        "pipeline_dtype": torch_dtype,
+        "bf16": torch_dtype is torch.bfloat16,
+        "use_cpu_initialization": not is_cuda,
+        "bias_activation_fusion": is_cuda,
+        "bias_dropout_fusion": is_cuda,
+        "masked_softmax_fusion": False,
+    }
 
 
 def recompute_and_fp8(config: TrainerConfig) -> dict[str, Any]:
@@ -143,22 +172,12 @@ def _fp8(config: TrainerConfig) -> dict[str, Any]:
 def transformer_config(arch: ModelArch, config: TrainerConfig) -> TransformerConfig:
     """Megatron's settings for this model and trainer."""
     _, attention_factor = rope_frequencies(arch)
-    is_cuda = torch.cuda.is_available()
-    dtype = DTYPES[config.dtype]
     settings = TransformerConfig(
-        num_layers=arch.num_layers,
-        hidden_size=arch.hidden_size,
-        ffn_hidden_size=arch.ffn_size,
-        num_attention_heads=arch.num_heads,
-        num_query_groups=arch.num_query_groups,
-        kv_channels=arch.head_dim,
+        **model_settings(arch, config.dtype),
         normalization="RMSNorm",
-        layernorm_epsilon=arch.norm_epsilon,
-        qk_layernorm=arch.qk_norm,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
-        add_qkv_bias=arch.qkv_bias,
         attention_dropout=0.0,
         hidden_dropout=0.0,
         tensor_model_parallel_size=config.tensor_parallel,
@@ -170,17 +189,10 @@ def transformer_config(arch: ModelArch, config: TrainerConfig) -> TransformerCon
         variable_seq_lengths=config.pipeline_parallel > 1,
         # a setting of mixtures of experts, checked for dense models too: the default refuses varying lengths
         moe_token_dispatcher_type="alltoall",
-        pipeline_dtype=dtype,
-        params_dtype=dtype,
-        bf16=dtype is torch.bfloat16,
         # rows already carry their share of the step's loss: no averaging anywhere
         calculate_per_token_loss=True,
-        use_cpu_initialization=not is_cuda,
         perform_initialization=False,
         gradient_accumulation_fusion=config.gradient_accumulation_fusion,
-        bias_activation_fusion=is_cuda,
-        bias_dropout_fusion=is_cuda,
-        masked_softmax_fusion=False,
         persist_layer_norm=False,
         # the fused kernel does not apply YaRN's factor
         apply_rope_fusion=uses_transformer_engine() and attention_factor == 1.0,
