@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -94,7 +95,9 @@ def engines(
     """Serve vLLM engines from this environment and node to NeMo's trainer, until ended; one trainer after the other."""
     from nemo_acereason.launch.engine_server import serve_invited
 
-    with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
+    # by Ctrl-C, or by SIGTERM, which a script's background job hears alone: either is how it is meant to end
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
         serve_invited(directory.resolve(), number)
 
 

@@ -47,7 +47,7 @@ def server(directory: Path) -> Iterator[Path]:
         )
     try:
         yield log
-        served.send_signal(signal.SIGINT)
+        served.send_signal(signal.SIGTERM)
         assert served.wait(20) == 0, log.read_text()
     finally:
         served.kill()

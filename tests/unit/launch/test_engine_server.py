@@ -59,7 +59,7 @@ def test_a_server_serves_one_trainer_after_the_other_and_ends_while_it_serves(
     second.wait_for(0)
     third = invite(tmp_path, "127.0.0.1", 1)  # its predecessor is gone without a word
     third.wait_for(0)
-    server.send_signal(signal.SIGINT)
+    server.send_signal(signal.SIGTERM)
     _, rest = server.communicate(timeout=20)
     assert server.returncode == 0
     assert rest.count("serves the trainer on 127.0.0.1") == 3
