@@ -15,10 +15,13 @@ ask_to_save() {
     # what cannot save in time comes back to its last checkpoint
     [ -n "$deadline" ] || { (sleep @SAVE_S@ && @COME_BACK@) & deadline=$!; }
 }
-trap ask_to_save USR1
+asked=
+trap 'asked=yes' USR1 # starts nothing yet: $! has to be the step's
 
 srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=0 @COMMAND@ &
 step=$!
+trap ask_to_save USR1
+[ -z "$asked" ] || ask_to_save
 wait "$step"
 status=$?
 runs=yes
