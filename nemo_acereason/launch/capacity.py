@@ -204,20 +204,22 @@ def plan_capacity(plan: Plan, arch: ModelArch, cluster: ClusterConfig) -> PlanCa
     Raises:
         ConfigError: a layout that does not cut the model evenly.
     """
-    return _capacity(plan, _layouts(plan), arch, cluster)
+    return capacity_of(plan, stage_layouts(plan), arch, cluster)
 
 
 def capacity_with(plan: Plan, settings: Mapping[str, Any], arch: ModelArch, cluster: ClusterConfig) -> PlanCapacity:
     """The same with ``trainer.`` and ``rollout.`` settings for all stages, as they are proposed."""
-    return _capacity(plan, _changed(_layouts(plan), settings), arch, cluster)
+    return capacity_of(plan, changed(stage_layouts(plan), settings), arch, cluster)
 
 
-def _layouts(plan: Plan) -> Layouts:
+def stage_layouts(plan: Plan) -> Layouts:
+    """Of each stage, with its own settings in place of the general ones."""
     owns = {name: for_stage(plan, name) for name in plan.stages}
     return {name: (own.trainer, own.rollout) for name, own in owns.items()}
 
 
-def _capacity(plan: Plan, layouts: Layouts, arch: ModelArch, cluster: ClusterConfig) -> PlanCapacity:
+def capacity_of(plan: Plan, layouts: Layouts, arch: ModelArch, cluster: ClusterConfig) -> PlanCapacity:
+    """As :func:`plan_capacity`, of layouts that are known."""
     stages = tuple(_stage_capacity(plan, name, *layout, arch, cluster) for name, layout in layouts.items())
     rules = plan.checkpoint
     kept = rules.keep_last + len(plan.stages) + bool(rules.keep_best)
@@ -229,7 +231,7 @@ def _capacity(plan: Plan, layouts: Layouts, arch: ModelArch, cluster: ClusterCon
     )
 
 
-def _changed(layouts: Layouts, settings: Mapping[str, Any]) -> Layouts:
+def changed(layouts: Layouts, settings: Mapping[str, Any]) -> Layouts:
     """All stages with these settings, whatever they say for themselves."""
     trainer = {key.removeprefix("trainer."): one for key, one in settings.items() if key.startswith("trainer.")}
     rollout = {key.removeprefix("rollout."): one for key, one in settings.items() if key.startswith("rollout.")}

@@ -10,7 +10,7 @@ from nemo_acereason.config.cluster import ClusterConfig
 from nemo_acereason.config.model_arch import ModelArch
 from nemo_acereason.config.schema import Plan
 from nemo_acereason.errors import ConfigError
-from nemo_acereason.launch.capacity import capacity_with
+from nemo_acereason.launch.capacity import capacity_of, changed, stage_layouts
 from nemo_acereason.launch.capacity_checks import check_computed, engine_share
 
 _CONTEXT_HANDICAP = 1.05
@@ -24,6 +24,7 @@ def fitting_layout(plan: Plan, arch: ModelArch, cluster: ClusterConfig) -> dict[
     by side or by turns, the same for all stages, with as large a cache as is left; optimizer state in host memory,
     whose updates no estimate counts, only where nothing else fits.
     """
+    layouts = stage_layouts(plan)
     for offload in (0.0, 1.0):
         best: dict[str, Any] = {}
         least = float("inf")
@@ -31,11 +32,11 @@ def fitting_layout(plan: Plan, arch: ModelArch, cluster: ClusterConfig) -> dict[
             if offload:
                 settings["trainer.optimizer_offload"] = offload
             try:
-                capacity = capacity_with(plan, settings, arch, cluster)
+                capacity = capacity_of(plan, changed(layouts, settings), arch, cluster)
                 settings["rollout.gpu_memory_utilization"] = min(engine_share(s, cluster) for s in capacity.stages)
                 if settings["rollout.gpu_memory_utilization"] <= 0:
                     continue
-                capacity = capacity_with(plan, settings, arch, cluster)
+                capacity = capacity_of(plan, changed(layouts, settings), arch, cluster)
                 check_computed(capacity, plan, arch, cluster)
             except ConfigError:
                 continue
