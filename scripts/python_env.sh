@@ -24,6 +24,14 @@ install_torch() {
     }
 }
 
+fetch_beside() {
+    # fetch_beside FOLDER WHAT...: packages for tests, in a folder to be put before .venv's own on PYTHONPATH
+    [ -e "$1/.ready" ] && return
+    echo "setup: $1 beside the default packages"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target "$@"
+    touch "$1/.ready"
+}
+
 install_this_package() {
     # one environment at a time: a build leaves its notes in this folder
     flock . "$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -3,10 +3,5 @@
 # It asks for Python 3.12 and runs on 3.11 as far as the trainer uses it. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-version=0.19.2
-folder=.venv-megatron-$version
-[ -e "$folder/.ready" ] && exit
-echo "setup: megatron-core $version beside the pinned one"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --upgrade \
-    --target "$folder" "megatron-core==$version"
-touch "$folder/.ready"
+source scripts/python_env.sh
+fetch_beside .venv-megatron-0.19.2 --ignore-requires-python megatron-core==0.19.2

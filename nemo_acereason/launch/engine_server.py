@@ -25,6 +25,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.launch.engine_node import WAIT, EngineNodes, claim, start_host, store_at, wait_for_end
+from nemo_acereason.sandbox.secret_link import leave_secret
 
 _ASK_S = 1.0
 """Between two looks at the directory."""
@@ -70,13 +71,8 @@ def invite(directory: Path, address: str, num_nodes: int) -> EngineNodes:
     """
     secret = secrets.token_bytes(32)
     store = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=WAIT)
-    directory.mkdir(parents=True, exist_ok=True)
     file = _file(directory)
-    fresh = file.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        json.dump(asdict(Invitation(address, store.port, secret.hex(), num_nodes)), opened)
-    fresh.replace(file)
+    leave_secret(file, asdict(Invitation(address, store.port, secret.hex(), num_nodes)))
     which = "--number 0" if num_nodes == 1 else f"--number 0 to {num_nodes - 1}"
     print(f"acereason: waits for the engines' nodes: acereason engines {directory} {which}", file=sys.stderr)
     return EngineNodes(secret, store, on_end=lambda: file.unlink(missing_ok=True))

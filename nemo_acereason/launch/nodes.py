@@ -30,7 +30,7 @@ from nemo_acereason.config.schema import WatchdogConfig
 from nemo_acereason.errors import AceReasonError
 from nemo_acereason.launch.node_ranks import NodeRanks, NodeReport, Place
 from nemo_acereason.launch.watchdog import Stack
-from nemo_acereason.sandbox.secret_link import prove
+from nemo_acereason.sandbox.secret_link import leave_secret, prove
 
 POLL_S = 0.05
 MEET_S = 600.0
@@ -372,13 +372,7 @@ def _publish(meeting: Meeting, port: int, secret: bytes) -> None:
     hosts = [os.environ.get("ACEREASON_HOST", ""), name, *sorted(addresses)]
     # by name first: each node resolves it, while what a host takes for its own address may be a loopback one
     invitation = {"attempt": meeting.attempt, "hosts": [host for host in hosts if host], "port": port}
-    meeting.file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = meeting.file.with_suffix(".new")
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({**invitation, "secret": secret.hex()}, file)
-    fresh.replace(meeting.file)
+    leave_secret(meeting.file, {**invitation, "secret": secret.hex()})
 
 
 def _prove(end: socket.socket, secret: bytes, *, is_server: bool) -> Connection:

@@ -6,12 +6,15 @@ The connection is neither encrypted nor meant to leave the cluster.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from pathlib import Path
+from typing import Any
 
 CONNECT_TIMEOUT_S = 20.0
 """Longest connecting, and longest silence while the secret is proven."""
@@ -21,6 +24,16 @@ def listen_at(host: str) -> socket.socket:
     """A listening socket at this address of this machine, at any free port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, 0), family=family, backlog=16)
+
+
+def leave_secret(file: Path, fields: Mapping[str, Any]) -> None:
+    """Write what another node's process of the same user is to find as JSON, for nobody else to read; whole or not."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        json.dump(fields, opened)
+    fresh.replace(file)
 
 
 def prove(connected: socket.socket, secret: bytes, *, is_server: bool) -> Connection:

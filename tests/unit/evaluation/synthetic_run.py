@@ -12,7 +12,7 @@ import yaml
 
 from nemo_acereason.evaluation.records import write_evaluation
 from nemo_acereason.observe.jsonl import append_lines
-from nemo_acereason.observe.log import telling_samples
+from nemo_acereason.observe.log import append_samples
 from nemo_acereason.observe.metrics import rollout_metrics
 from nemo_acereason.records import Prompt, Sample, Score, ScoredGroup, Verdict
 
@@ -79,7 +79,6 @@ def make_run(run_dir: Path, *, num_steps: int = 160, seed: int = 1, hostile_text
     }
     (run_dir / "versions.json").write_text(json.dumps(versions))
     lines: list[dict[str, Any]] = []
-    sample_lines: list[dict[str, Any]] = []
     clock, step, skill = START_TIME, 0, 0.02
     for name, (kind, steps, limit) in STAGES.items():
         if step >= num_steps:
@@ -130,22 +129,7 @@ def make_run(run_dir: Path, *, num_steps: int = 160, seed: int = 1, hostile_text
                     "memory/engine_bytes": 2300 * 2**20,
                     "memory/reward_pool_bytes": 160 * 2**20,
                 }
-                sample_lines += [
-                    {
-                        "step": step,
-                        "stage": name,
-                        "prompt_id": g.prompt.prompt_id,
-                        "prompt": g.prompt.text,
-                        "reference": g.prompt.reference,
-                        "response": sample.text,
-                        "num_tokens": len(sample.token_ids),
-                        "finish_reason": sample.finish_reason,
-                        "verdict": score.verdict.value,
-                        "reward": score.reward,
-                        "detail": score.detail,
-                    }
-                    for g, sample, score in telling_samples(groups, 4)
-                ]
+                append_samples(run_dir, name, step, groups, 4)
             lines.append({**head, "time": clock, **metrics})
         else:
             clock += 4.0
@@ -160,7 +144,6 @@ def make_run(run_dir: Path, *, num_steps: int = 160, seed: int = 1, hostile_text
                 }
             )
     append_lines(run_dir / "metrics.jsonl", lines)
-    append_lines(run_dir / "samples.jsonl", sample_lines)
     return run_dir
 
 
