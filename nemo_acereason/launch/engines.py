@@ -7,6 +7,7 @@ are the hosts (:mod:`nemo_acereason.launch.engine_node`).
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import socket
@@ -153,12 +154,13 @@ def leader_host() -> str:
     if named := os.environ.get("ACEREASON_HOST"):
         return named
     master = os.environ["MASTER_ADDR"]
-    return socket.gethostname() if _is_loopback(master) and not _is_loopback(socket.gethostname()) else master
+    name = socket.gethostname()
+    return name if _is_loopback(master) and not _is_loopback(name) else master
 
 
 def _is_loopback(host: str) -> bool:
     """Also of a name that stands for nothing."""
     try:
-        return socket.gethostbyname(host).startswith("127.")
+        return ipaddress.ip_address(socket.getaddrinfo(host, None)[0][4][0]).is_loopback
     except OSError:
         return True

@@ -75,7 +75,7 @@ def run_ranks(
         if ask and asked is None:
             asked = now
             ask()
-            print("acereason: to save behind the present step and end; SIGTERM again ends at once", file=sys.stderr)
+            print("acereason: to save behind the present step and end; another SIGTERM ends at once", file=sys.stderr)
         elif number == signal.SIGTERM and (asked is None or now - asked >= ONE_SIGTERM_S):
             signal.signal(number, signal.SIG_IGN)  # another one must not disturb the end
             raise KeyboardInterrupt(signal.Signals(number).name)

@@ -57,7 +57,7 @@ def _drive(meeting: Meeting, job: JobStep, last: str) -> int:
     attempts.begin(job)
     told = ""
 
-    def on_sigterm() -> None:
+    def on_asked() -> None:
         nonlocal told
         told = ASKED
         with contextlib.suppress(OSError):  # a full disk: what counts is that the run saves
@@ -66,7 +66,7 @@ def _drive(meeting: Meeting, job: JobStep, last: str) -> int:
     try:
         if attempts.num_in_vain(job) > MAX_IN_VAIN:  # starts that were killed could not say so themselves
             raise AceReasonError(f"{MAX_IN_VAIN} starts ended without a new checkpoint")
-        _run_plan(meeting, last, on_sigterm)
+        _run_plan(meeting, last, on_asked)
     except AceReasonError as error:
         return _end(attempts, job, error, told)
     except KeyboardInterrupt as interrupt:
@@ -77,14 +77,14 @@ def _drive(meeting: Meeting, job: JobStep, last: str) -> int:
     return 0
 
 
-def _run_plan(meeting: Meeting, last: str, on_sigterm: Callable[[], None]) -> None:
+def _run_plan(meeting: Meeting, last: str, on_asked: Callable[[], None]) -> None:
     run_dir = meeting.run_dir
     plan = read_plan(run_dir / "plan.yaml")
     cluster = _cluster(run_dir)
     crew = Crew.gather(meeting)
     try:
         check_nodes(run_dir, crew, cluster)
-        start(plan, run_dir, cluster=cluster, crew=crew, last=last, on_sigterm=on_sigterm)
+        start(plan, run_dir, cluster=cluster, crew=crew, last=last, on_asked=on_asked)
     finally:
         crew.dismiss()
 

@@ -43,7 +43,7 @@ def start(
     cluster: ClusterConfig | None = None,
     crew: Crew | None = None,
     last: str = "",
-    on_sigterm: Callable[[], None] = lambda: None,
+    on_asked: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run a plan to its end in ``run_dir`` and return its summary; a directory with a run in it is gone on with.
 
@@ -52,7 +52,7 @@ def start(
         cluster: what the plan must fit; None: machines like this one.
         crew: the nodes of the job; None: this machine alone.
         last: the stage to end with; empty: the plan's last.
-        on_sigterm: called at a SIGTERM that asks the run to save.
+        on_asked: called at a signal that asks the run to save.
     Raises:
         ConfigError: the plan cannot work, another process runs in the directory, or it holds a run of another plan.
         CheckpointError: the newest checkpoint lacks a part, or the disk is full.
@@ -69,7 +69,7 @@ def start(
     check_before_start(plan, cluster)
     with _lock(run_dir):
         try:
-            return _start(plan, run_dir, changes, crew, last, cluster.devices_per_node, on_sigterm)
+            return _start(plan, run_dir, changes, crew, last, cluster.devices_per_node, on_asked)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
@@ -83,10 +83,10 @@ def _start(
     crew: Crew | None,
     last: str,
     devices_per_node: int,
-    on_sigterm: Callable[[], None],
+    on_asked: Callable[[], None],
 ) -> dict[str, Any]:
     def ask() -> None:
-        on_sigterm()
+        on_asked()
         try:
             (run_dir / STOP_FILE).touch()
         except OSError as error:  # the run goes on, as this is in its driver

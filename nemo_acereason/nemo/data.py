@@ -275,7 +275,7 @@ class RolloutDataModule(StageData):
     is refused.
     """
 
-    hosts: EngineHosts
+    hosts: EngineHosts | None = None
     """Where its engines stand."""
     engine: RolloutEngine | None = None
     """The leader's alone."""
@@ -366,8 +366,7 @@ class RolloutDataModule(StageData):
 
     def on_exception(self, exception: BaseException) -> None:  # noqa: ARG002 - Lightning's signature
         """End them too: Lightning tears no data down then."""
-        if hasattr(self, "hosts"):
-            self.teardown("fit")
+        self.teardown("fit")
 
     def _open(self) -> None:
         plan, stage = self.plan, self.plan.stages[self.stage_name]
@@ -396,7 +395,7 @@ class RolloutDataModule(StageData):
 
         assert self.trainer is not None, "no trainer took this module"
         local_rank = self.trainer.local_rank
-        self.hosts = open_hosts(
+        hosts = self.hosts = open_hosts(
             plan.rollout,
             local_rank=local_rank,
             group=self.group,
@@ -414,8 +413,8 @@ class RolloutDataModule(StageData):
                 max_model_len=stage.max_prompt_tokens + stage.max_response_tokens,
                 seed=plan.seed,
                 log_path=self.run_dir / "logs" / "engine.log",
-                places=self.hosts.places,
-                start_worker=self.hosts.start_worker,
+                places=hosts.places,
+                start_worker=hosts.start_worker,
             )
 
         on_leader(start, self.group)

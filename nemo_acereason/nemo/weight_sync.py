@@ -26,6 +26,7 @@ class WeightSync(pl.Callback, io.IOMixin):  # type: ignore[misc] # NeMo has no t
         """First weights: those of the start, or of the checkpoint that is gone on from."""
         data: Any = getattr(trainer, "datamodule", None)
         assert isinstance(data, RolloutDataModule), "WeightSync goes with a RolloutDataModule"
+        assert data.hosts is not None, "the data is open when training starts"
         self._link = weight_link(data.plan.rollout, pl_module.arch, data.hosts.host_of_rank, data.group)
         strategy: Any = trainer.strategy
         self._policy = NemoPolicy(list(strategy.megatron_parallel), pl_module.arch, data.group)

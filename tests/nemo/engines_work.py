@@ -52,7 +52,12 @@ def page(model_dir: Path) -> None:
     recipe = names["rl"]
     assert "rollout.python=/path/to/.venv/bin/python" in recipe.data.changes
     assert "stages.math_8k.rollout.num_engines=32" in recipe.data.changes, "of the plan's 128 what 4 nodes hold"
-    assert not [change for change in recipe.data.changes if "gpu_memory_utilization" in change]
+    shares = "rollout.gpu_memory_utilization=0.5"
+    assert shares not in recipe.data.changes, "four nodes have room for what the plan says"
+    assert shares in rl_recipe(str(model_dir), "start").data.changes
+    served = rl_recipe(str(model_dir), "start", changes=["rollout.nodes=2"]).data.changes
+    assert shares not in served
+    assert "stages.math_8k.rollout.num_engines=16" in served
 
 
 def train(directory: Path, kind: str) -> None:

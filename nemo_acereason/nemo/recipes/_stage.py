@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import nemo_run as run
@@ -14,7 +13,7 @@ from nemo import lightning as nl
 from nemo.collections import llm
 
 from nemo_acereason.config.load import for_stage, load_plan
-from nemo_acereason.config.schema import SftStage
+from nemo_acereason.config.schema import Plan, SftStage
 from nemo_acereason.errors import ConfigError
 from nemo_acereason.nemo.data import AceReasonSFTData, RolloutDataModule
 from nemo_acereason.nemo.model import AceReasonModel
@@ -35,6 +34,7 @@ def stage_recipe(
     num_nodes: int,
     num_gpus_per_node: int,
     changes: list[str] | None = None,
+    beside_engines: Sequence[str] = (),
 ) -> run.Partial[Callable[..., Path]]:
     """``llm.finetune`` of a stage, layout and length as the plan has them, its engines as many as fit.
 
@@ -42,6 +42,7 @@ def stage_recipe(
         recipe: as :func:`nemo_acereason.config.load.load_plan` takes it, ``changes`` as ``key=value``.
         model_dir: Hugging Face directory of the model.
         start: NeMo checkpoint that the stage begins with: ``llm.import_ckpt`` of the model, or the stage before's last.
+        beside_engines: further changes, behind which ``changes`` stand, where engines share the trainer's GPUs.
         dir: where NeMo keeps logs and checkpoints; a run that is there is gone on with.
     Raises:
         ConfigError: no such stage, or it wants what this host cannot.
@@ -56,9 +57,9 @@ def stage_recipe(
     if not is_sft:
         num_engines = engines_that_fit(plan, num_nodes, num_gpus_per_node)
         changes.append(f"stages.{stage}.rollout.num_engines={num_engines}")
-    callbacks: list[Any] = [] if is_sft else [run.Config(WeightSync)]
+        if not plan.rollout.nodes:
+            changes = [*beside_engines, *changes]
     data: type[pl.LightningDataModule] = AceReasonSFTData if is_sft else RolloutDataModule
-    has_cuda = torch.cuda.is_available()
     return run.Partial(
         llm.finetune,
         model=run.Config(
@@ -75,49 +76,20 @@ def stage_recipe(
             nl.Trainer,
             num_nodes=num_nodes,
             devices=num_gpus_per_node,
-            accelerator="gpu" if has_cuda else "cpu",
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
             max_steps=plan.stages[stage].num_steps,
-            strategy=run.Config(
-                nl.MegatronStrategy,
-                tensor_model_parallel_size=plan.trainer.tensor_parallel,
-                pipeline_model_parallel_size=plan.trainer.pipeline_parallel,
-                virtual_pipeline_model_parallel_size=(
-                    plan.trainer.virtual_pipeline if plan.trainer.virtual_pipeline > 1 else None
-                ),
-                context_parallel_size=plan.trainer.context_parallel,
-                sequence_parallel=plan.trainer.sequence_parallel,
-                pipeline_dtype=DTYPES[plan.trainer.dtype],
-                use_tp_pp_dp_mapping=True,  # a copy of the model lies within a node, as its engines want it
-                ckpt_optim_fully_reshardable=True,  # another layout can go on
-                ckpt_async_save=plan.checkpoint.asynchronous and has_cuda,
-                ddp=run.Config(
-                    DistributedDataParallelConfig,
-                    grad_reduce_in_fp32=True,
-                    overlap_grad_reduce=plan.trainer.overlap_grad_reduce,
-                    use_distributed_optimizer=plan.trainer.distributed_optimizer,
-                ),
-            ),
+            strategy=_strategy(plan),
             limit_val_batches=0,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
-            callbacks=callbacks,
+            callbacks=[] if is_sft else [run.Config(WeightSync)],
         ),
         log=run.Config(
             nl.NeMoLogger,
             name=name,
             log_dir=dir,
             use_datetime_version=False,
-            ckpt=run.Config(
-                nl.ModelCheckpoint,
-                every_n_train_steps=plan.checkpoint.every_steps or plan.stages[stage].num_steps,
-                save_last=True,
-                # the newest ones; NeMo goes by the names when it starts again, so they hold what is compared
-                save_top_k=plan.checkpoint.keep_last,
-                monitor="stage_step",
-                mode="max",
-                filename="{stage_step:.0f}",
-                save_optim_on_train_end=True,  # a stage that is made longer goes on
-            ),
+            ckpt=_checkpoints(plan, stage),
         ),
         optim=run.Config(stage_optimizer, recipe=recipe, stage=stage, changes=changes),
         resume=run.Config(
@@ -127,4 +99,40 @@ def stage_recipe(
             resume_ignore_no_checkpoint=True,
         ),
         tokenizer=None,
+    )
+
+
+def _strategy(plan: Plan) -> run.Config[nl.MegatronStrategy]:
+    trainer = plan.trainer
+    return run.Config(
+        nl.MegatronStrategy,
+        tensor_model_parallel_size=trainer.tensor_parallel,
+        pipeline_model_parallel_size=trainer.pipeline_parallel,
+        virtual_pipeline_model_parallel_size=trainer.virtual_pipeline if trainer.virtual_pipeline > 1 else None,
+        context_parallel_size=trainer.context_parallel,
+        sequence_parallel=trainer.sequence_parallel,
+        pipeline_dtype=DTYPES[trainer.dtype],
+        use_tp_pp_dp_mapping=True,  # a copy of the model lies within a node, as its engines want it
+        ckpt_optim_fully_reshardable=True,  # another layout can go on
+        ckpt_async_save=plan.checkpoint.asynchronous and torch.cuda.is_available(),
+        ddp=run.Config(
+            DistributedDataParallelConfig,
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=trainer.overlap_grad_reduce,
+            use_distributed_optimizer=trainer.distributed_optimizer,
+        ),
+    )
+
+
+def _checkpoints(plan: Plan, stage: str) -> run.Config[nl.ModelCheckpoint]:
+    return run.Config(
+        nl.ModelCheckpoint,
+        every_n_train_steps=plan.checkpoint.every_steps or plan.stages[stage].num_steps,
+        save_last=True,
+        # the newest ones; NeMo goes by the names when it starts again, so they hold what is compared
+        save_top_k=plan.checkpoint.keep_last,
+        monitor="stage_step",
+        mode="max",
+        filename="{stage_step:.0f}",
+        save_optim_on_train_end=True,  # a stage that is made longer goes on
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,9 +55,6 @@ def rl_recipe(
     changes: list[str] | None = None,
 ) -> run.Partial[Callable[..., Path]]:
     """An RL stage by its name; arguments as :func:`nemo_acereason.nemo.recipes._stage.stage_recipe`."""
-    changes = changes or []
-    has_own_nodes = any(re.match(r"(stages\.\w+\.)?rollout\.nodes=[1-9]", change) for change in changes)
-    few = recipe == NAME and num_nodes < ENOUGH_NODES and not has_own_nodes
     return stage_recipe(
         recipe,
         stage,
@@ -68,5 +64,6 @@ def rl_recipe(
         name=name or f"{NAME}_{stage}",
         num_nodes=num_nodes,
         num_gpus_per_node=num_gpus_per_node,
-        changes=[*(FEW_NODES if few else []), *changes],
+        changes=changes,
+        beside_engines=FEW_NODES if recipe == NAME and num_nodes < ENOUGH_NODES else (),
     )

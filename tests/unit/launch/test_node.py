@@ -38,9 +38,9 @@ def start(
 ) -> int:
     """Exit status of a first node whose run ends with ``error``, behind a SIGTERM perhaps."""
 
-    def run_plan(_meeting: Meeting, _last: str, on_sigterm: Callable[[], None]) -> None:
+    def run_plan(_meeting: Meeting, _last: str, on_asked: Callable[[], None]) -> None:
         if with_sigterm:
-            on_sigterm()
+            on_asked()
         if error:
             raise error
 
